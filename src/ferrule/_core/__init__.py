@@ -1,0 +1,1 @@
+"""The compiled core.  Nothing here imports from the rest of the package."""
