@@ -1,3 +1,25 @@
-"""Ferrule: virtual threads for Python on io_uring."""
+"""Ferrule: virtual threads for Python on io_uring.
+
+``ferrule.run(main)`` runs ``main`` in a fiber; ``ferrule.spawn(fn, *args)`` starts more.  Inside,
+plain blocking-looking calls of this package park only their fiber.
+"""
+
+from ferrule._core.scheduler import (
+    Cancelled,
+    CancelScope,
+    ConcurrencyUnavailable,
+    DeadlockError,
+    Task,
+    cancel_requested,
+    checkpoint,
+    current_task,
+    no_switch,
+    sleep,
+    spawn,
+    yield_now,
+)
+from ferrule.clocks import Clock, now, sleep_until
+from ferrule.runtime import BackendUnavailable, Runtime, current_runtime, run
+from ferrule.tasks import TaskGroup, fail_after, move_on_after, shield
 
 __version__ = "0.1.0"

@@ -1,0 +1,42 @@
+# The contract of an engine.  A scheduler owns one; everything but wake() is called by its thread.
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from ferrule._core.operation cimport op, slots
+
+
+cdef class Backend:
+    cdef slots *table            # the scheduler's; user_data is looked up here
+    cdef op *completed           # what poll() finished, oldest first; the scheduler takes the list
+    cdef op *completed_tail
+    cdef readonly str name
+    cdef readonly uint32_t in_flight   # started, not yet completed
+    cdef readonly uint64_t enters, sqes, cqes
+
+    # Called once, on the thread that will poll.
+    cdef int open(self) except -1
+    # Begin an operation.  Its completion, also an immediate failure, comes out of poll().
+    cdef void start(self, op *o) noexcept
+    # Ask for an early end.  The operation still completes, with its result or -ECANCELED/-EINTR.
+    cdef void cancel(self, op *o) noexcept
+    # Submit what was started and collect completions.  Waits up to timeout ns (-1: no limit) for
+    # the first one if may_block; a wake-up or a signal ends the wait early.
+    cdef int poll(self, int64_t timeout, bint may_block) except -1
+    # End the current or the next wait of poll().  Any thread, and C signal handlers.
+    cdef void wake(self) noexcept nogil
+    # The write end of what wake() writes to, for signal.set_wakeup_fd.
+    cdef int wake_fd(self) noexcept
+    # Give everything back; returns how many operations had to be leaked.
+    cdef int close(self) except -1
+    # In a forked child: drop the descriptors, touch nothing else.
+    cdef void abandon(self) noexcept
+
+    cdef inline void complete(self, op *o, int64_t result) noexcept:
+        o.result = result
+        o.state = 3  # OP_DONE
+        o.next = NULL
+        if self.completed_tail != NULL:
+            self.completed_tail.next = o
+        else:
+            self.completed = o
+        self.completed_tail = o
+        self.in_flight -= 1

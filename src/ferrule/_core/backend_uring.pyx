@@ -1,0 +1,618 @@
+"""The io_uring engine.
+
+Facts about the kernel that shape this file:
+  * An SQE costs nothing until io_uring_enter, and enter costs the same for one SQE as for many.
+  * With DEFER_TASKRUN completions appear only inside enter(GETEVENTS) by the thread that owns the
+    ring; the TASKRUN bit in the SQ flags tells when there are any, so an idle look costs no call.
+  * Nothing pushes back: submits go on succeeding while the CQ overflows, and the overflow list is
+    moved into the CQ only by enter(GETEVENTS).
+  * enter hides EINTR and ETIME whenever it submitted something.
+  * A cancel is itself a request.  Its target still completes: with its result, or -ECANCELED, or
+    -EINTR when a kernel worker had it.
+  * Closing the ring does not wait for requests in flight.
+
+What follows: one enter per poll for everything queued, made while holding the GIL (submitting does
+not sleep); the GIL is let go only for a second enter that really waits.  Slots are found by index
+and generation, so a completion that comes late finds nobody.  Closing cancels, drains, then frees,
+and leaks what will not drain.
+
+What it costs: a loop that always has to wait pays two enters per round instead of one.
+"""
+cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.ref cimport PyObject, Py_INCREF
+from libc.errno cimport (
+    EAGAIN, EBUSY, EINTR, EINVAL, ENOMEM, errno,
+)
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from ferrule._core.backend cimport Backend
+from ferrule._core.operation cimport (
+    OP_CANCEL_SENT, OP_IN_FLIGHT, OP_MAY_BLOCK, OP_PROVIDED_BUFFER, op, op_rows,
+    slots_find, slots_user_data, uring_timespec,
+)
+
+import os
+
+cdef extern from "<errno.h>" nogil:
+    int ECANCELED, ETIME
+
+cdef extern from "<fcntl.h>" nogil:
+    int O_CLOEXEC, O_NONBLOCK
+
+cdef extern from "<poll.h>" nogil:
+    int POLLIN
+
+cdef extern from "<sys/mman.h>" nogil:
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset)
+    int munmap(void *addr, size_t length)
+    int madvise(void *addr, size_t length, int advice)
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MADV_DONTFORK
+    void *MAP_FAILED
+
+cdef extern from "<unistd.h>" nogil:
+    int pipe2(int *fds, int flags)
+    int posix_close "close"(int fd)
+    ssize_t posix_read "read"(int fd, void *buf, size_t n)
+
+cdef extern from *:
+    """
+    #include <unistd.h>
+    #define atomic_set_int(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    #define atomic_set_u16(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    /* A row's prepare, called through its const pointer. */
+    #define op_prepare(o, sqe) op_rows[(o)->kind].prepare((o), (sqe))
+    /* What another thread touches to end a wait: a pipe, and whether it was written to. */
+    struct waker { int read_fd, write_fd, pending; };
+    static void waker_wake(void *arg) {
+        struct waker *w = arg;
+        if (!__atomic_exchange_n(&w->pending, 1, __ATOMIC_ACQ_REL)) {
+            ssize_t n = write(w->write_fd, "w", 1);
+            (void)n; /* a full pipe wakes as well */
+        }
+    }
+    #define op_set_cancelled(o) \
+        __atomic_fetch_or(&(o)->how_cancelled, OP_CANCEL_SENT, __ATOMIC_ACQ_REL)
+    """
+    struct waker:
+        int read_fd
+        int write_fd
+        int pending
+    void waker_wake(void *arg) noexcept nogil
+    void atomic_set_int(int *p, int v) nogil
+    void atomic_set_u16(uint16_t *p, uint16_t v) nogil
+    void op_prepare(op *o, uring_sqe *sqe) nogil
+    void op_set_cancelled(op *o) nogil
+
+cdef extern from "uring_abi.h" nogil:
+    struct uring_sqe:
+        uint8_t opcode
+        uint8_t flags
+        int32_t fd
+        uint64_t off
+        uint64_t addr
+        uint32_t len
+        uint32_t op_flags
+        uint64_t user_data
+        uint16_t buf_group
+    struct uring_cqe:
+        uint64_t user_data
+        int32_t res
+        uint32_t flags
+    struct uring_params:
+        uint32_t flags
+        uint32_t cq_entries
+        uint32_t features
+    struct uring_buf:
+        uint64_t addr
+        uint32_t len
+        uint16_t bid
+        uint16_t resv
+    struct uring_buf_reg:
+        uint64_t ring_addr
+        uint32_t ring_entries
+        uint16_t bgid
+    struct uring_probe_op:
+        uint16_t flags
+    struct uring_probe:
+        uint8_t ops_len
+        uring_probe_op ops[256]
+    enum:
+        URING_OP_ASYNC_CANCEL
+        URING_OP_POLL_ADD
+        URING_OP_TIMEOUT
+    uint32_t URING_SETUP_CQSIZE, URING_SETUP_CLAMP, URING_SETUP_R_DISABLED
+    uint32_t URING_SETUP_SUBMIT_ALL, URING_SETUP_COOP_TASKRUN, URING_SETUP_TASKRUN_FLAG
+    uint32_t URING_SETUP_SINGLE_ISSUER, URING_SETUP_DEFER_TASKRUN, URING_SETUP_NO_SQARRAY
+    uint32_t URING_FEAT_EXT_ARG, URING_FEAT_CQE_SKIP, URING_FEAT_NO_IOWAIT, URING_FEAT_NODROP
+    uint32_t URING_ENTER_GETEVENTS, URING_ENTER_NO_IOWAIT
+    uint32_t URING_SQ_CQ_OVERFLOW, URING_SQ_TASKRUN
+    uint8_t URING_SQE_BUFFER_SELECT, URING_SQE_CQE_SKIP_SUCCESS
+    uint32_t URING_CQE_F_BUFFER, URING_CQE_F_MORE
+    int URING_CQE_BUFFER_SHIFT
+    uint32_t URING_REGISTER_PROBE, URING_REGISTER_ENABLE_RINGS, URING_REGISTER_PBUF_RING
+    uint32_t URING_REGISTER_IOWQ_MAX_WORKERS
+    uint32_t URING_CANCEL_ANY, URING_CANCEL_ALL
+    int URING_PROBE_SUPPORTED
+
+cdef extern from "ring.h" nogil:
+    struct ring:
+        int fd
+        uint32_t setup_flags
+        uint32_t features
+    int ring_open(ring *r, uint32_t entries, uring_params *p)
+    void ring_close(ring *r)
+    uring_sqe *ring_get_sqe(ring *r)
+    uint32_t ring_flush(ring *r)
+    uint32_t ring_cq_ready(const ring *r)
+    uint32_t ring_sq_flags(const ring *r)
+    int ring_enter(ring *r, uint32_t to_submit, uint32_t wait_nr, uint32_t flags,
+                   const uring_timespec *ts)
+    int ring_register(ring *r, uint32_t opcode, void *arg, uint32_t nr_args)
+    int ring_register_own_fd(ring *r)
+    int ring_unregister_own_fd(ring *r)
+    uint32_t ring_copy_cqes(ring *r, uring_cqe *out, uint32_t max)
+
+cdef extern from "worker_pool.h" nogil:
+    struct pool:
+        op *done
+    void pool_init(pool *p, uint32_t max_threads, void (*notify)(void *) noexcept nogil, void *arg)
+    int pool_submit(pool *p, op *o)
+    op *pool_reap(pool *p)
+    int pool_interrupt(pool *p, op *o)
+    void pool_stop(pool *p)
+
+cdef enum:
+    SQ_ENTRIES = 1024
+    CQ_ENTRIES = 8192
+    CQE_BATCH = 256
+    BUFFER_COUNT = 1024      # a power of two; as many receives can finish in one enter
+    BUFFER_SIZE = 4096
+    BUFFER_GROUP = 0
+    IOWQ_BOUNDED = 16        # kernel threads for buffered writes, fsync and the like
+    IOWQ_UNBOUNDED = 64
+    WORKERS_MAX = 1024       # our threads; one is held by each FIFO or lock that waits
+    INTERRUPT_AGAIN_NS = 2_000_000
+    DRAIN_NS = 5_000_000_000
+
+# user_data that is nobody's slot: indices stay below SLOTS_MAX.
+cdef uint64_t NOBODY = 0xffffffff
+cdef uint64_t WAKE = 0xfffffffe
+
+# Best first.  Decided by trying, never by kernel version: distributions backport.
+LADDER = (
+    ("DEFER_TASKRUN", URING_SETUP_R_DISABLED | URING_SETUP_SINGLE_ISSUER
+     | URING_SETUP_DEFER_TASKRUN | URING_SETUP_TASKRUN_FLAG | URING_SETUP_SUBMIT_ALL
+     | URING_SETUP_CQSIZE | URING_SETUP_CLAMP | URING_SETUP_NO_SQARRAY),
+    ("DEFER_TASKRUN, with an SQ array", URING_SETUP_R_DISABLED | URING_SETUP_SINGLE_ISSUER
+     | URING_SETUP_DEFER_TASKRUN | URING_SETUP_TASKRUN_FLAG | URING_SETUP_SUBMIT_ALL
+     | URING_SETUP_CQSIZE | URING_SETUP_CLAMP),
+    ("COOP_TASKRUN", URING_SETUP_COOP_TASKRUN | URING_SETUP_TASKRUN_FLAG | URING_SETUP_SUBMIT_ALL
+     | URING_SETUP_CQSIZE | URING_SETUP_CLAMP),
+    ("plain", URING_SETUP_CQSIZE | URING_SETUP_CLAMP),
+)
+
+
+@cython.final
+cdef class UringBackend(Backend):
+    cdef ring r
+    cdef pool workers
+    cdef uint32_t workers_busy
+    cdef op *backlog             # started while the SQ was full
+    cdef op *backlog_tail
+    cdef op *interrupting        # running in a worker, cancelled, to be signalled again
+    cdef waker waker
+    cdef bint wake_armed, is_open
+    cdef uring_timespec ts
+    cdef uint8_t supported[256]
+    cdef uring_buf *buffer_ring
+    cdef char *buffers
+    cdef uint16_t buffer_tail
+    cdef readonly str setup      # the rung of the ladder that held
+
+    def __cinit__(self):
+        self.r.fd = -1
+        self.waker.read_fd = self.waker.write_fd = -1
+        self.name = "uring"
+
+    cdef int open(self) except -1:
+        self._set_up()
+        self._probe()
+        self._open_pipe()
+        pool_init(&self.workers, WORKERS_MAX, waker_wake, &self.waker)
+        self.is_open = True
+        self._register_buffers()
+        self._arm_wake()
+        return 0
+
+    cdef int _open_pipe(self) except -1:
+        cdef int fds[2]
+        if pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0:
+            err = errno
+            ring_close(&self.r)
+            raise OSError(err, f"cannot make the wake-up pipe: {os.strerror(err)}")
+        self.waker.read_fd = fds[0]
+        self.waker.write_fd = fds[1]
+        return 0
+
+    cdef int _set_up(self) except -1:
+        cdef uring_params p
+        cdef int err = 0
+        cdef uint32_t limits[2]
+        for name, flags in LADDER:
+            memset(&p, 0, sizeof(p))
+            p.flags = flags
+            p.cq_entries = CQ_ENTRIES
+            err = ring_open(&self.r, SQ_ENTRIES, &p)
+            if err == 0:
+                self.setup = name
+                break
+            if err != -EINVAL:
+                break
+        if err < 0:
+            raise OSError(-err, f"io_uring is not available: {os.strerror(-err)}")
+        if self.r.setup_flags & URING_SETUP_R_DISABLED:
+            ring_register(&self.r, URING_REGISTER_ENABLE_RINGS, NULL, 0)
+        ring_register_own_fd(&self.r)  # Linux 5.18; without it enter looks the fd up
+        limits[0] = IOWQ_BOUNDED
+        limits[1] = IOWQ_UNBOUNDED
+        ring_register(&self.r, URING_REGISTER_IOWQ_MAX_WORKERS, limits, 2)
+        return 0
+
+    cdef int _probe(self) except -1:
+        cdef uring_probe probe
+        cdef int i
+        memset(&probe, 0, sizeof(probe))
+        if ring_register(&self.r, URING_REGISTER_PROBE, &probe, 256) < 0:
+            return 0  # nothing supported: every operation goes to the workers
+        for i in range(probe.ops_len):
+            self.supported[i] = probe.ops[i].flags & URING_PROBE_SUPPORTED != 0
+        return 0
+
+    cdef int _register_buffers(self) except -1:
+        # Linux 5.19; without it receives use buffers of their own.
+        cdef uring_buf_reg reg
+        cdef size_t ring_size = BUFFER_COUNT * sizeof(uring_buf)
+        cdef size_t size = ring_size + BUFFER_COUNT * BUFFER_SIZE
+        cdef void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                                 -1, 0)
+        cdef int i
+        if memory == MAP_FAILED:
+            raise MemoryError("no memory for the receive buffers")
+        madvise(memory, size, MADV_DONTFORK)
+        memset(&reg, 0, sizeof(reg))
+        reg.ring_addr = <uint64_t>memory
+        reg.ring_entries = BUFFER_COUNT
+        reg.bgid = BUFFER_GROUP
+        if ring_register(&self.r, URING_REGISTER_PBUF_RING, &reg, 1) < 0:
+            munmap(memory, size)
+            return 0
+        self.buffer_ring = <uring_buf *>memory
+        self.buffers = <char *>memory + ring_size
+        for i in range(BUFFER_COUNT):
+            self._recycle(i)
+        atomic_set_u16(&self.buffer_ring[0].resv, self.buffer_tail)
+        return 0
+
+    cdef inline void _recycle(self, uint32_t bid) noexcept:
+        cdef uring_buf *buf = &self.buffer_ring[self.buffer_tail & (BUFFER_COUNT - 1)]
+        buf.addr = <uint64_t>(self.buffers + <size_t>bid * BUFFER_SIZE)
+        buf.len = BUFFER_SIZE
+        buf.bid = <uint16_t>bid
+        self.buffer_tail += 1
+
+    # ---- starting and cancelling ----
+
+    cdef void start(self, op *o) noexcept:
+        cdef int err
+        o.state = OP_IN_FLIGHT
+        self.in_flight += 1
+        cdef int code = op_rows[o.kind].uring_op
+        if code < 0 or o.traits & OP_MAY_BLOCK or not self.supported[code]:
+            self.workers_busy += 1
+            err = pool_submit(&self.workers, o)
+            if err < 0:
+                self.workers_busy -= 1
+                self.complete(o, err)
+            return
+        if self.backlog != NULL or not self._queue(o):
+            o.next = NULL
+            if self.backlog_tail != NULL:
+                self.backlog_tail.next = o
+            else:
+                self.backlog = o
+            self.backlog_tail = o
+
+    cdef inline bint _queue(self, op *o) noexcept:
+        cdef uring_sqe *sqe = self._get_sqe()
+        if sqe == NULL:
+            return False
+        op_prepare(o, sqe)
+        sqe.opcode = <uint8_t>op_rows[o.kind].uring_op
+        sqe.user_data = slots_user_data(o)
+        if o.traits & OP_PROVIDED_BUFFER and self.buffers != NULL:
+            sqe.flags |= URING_SQE_BUFFER_SELECT
+            sqe.buf_group = BUFFER_GROUP
+        return True
+
+    cdef inline uring_sqe *_get_sqe(self) noexcept:
+        cdef uring_sqe *sqe = ring_get_sqe(&self.r)
+        if sqe == NULL:
+            self._submit()
+            sqe = ring_get_sqe(&self.r)
+        return sqe
+
+    cdef void _submit(self) noexcept:
+        cdef uint32_t n = ring_flush(&self.r)
+        cdef int done
+        if n:
+            done = ring_enter(&self.r, n, 0, 0, NULL)
+            self.enters += 1
+            if done > 0:
+                self.sqes += done
+
+    cdef void cancel(self, op *o) noexcept:
+        if o.state != OP_IN_FLIGHT or o.how_cancelled & OP_CANCEL_SENT:
+            return
+        cdef op *before = NULL
+        cdef op *at = self.backlog
+        while at != NULL and at != o:
+            before = at
+            at = at.next
+        if at != NULL:
+            self._leave_backlog(o, before)
+            self.complete(o, -ECANCELED)
+            return
+        cdef int code = op_rows[o.kind].uring_op
+        if code < 0 or o.traits & OP_MAY_BLOCK or not self.supported[code]:
+            op_set_cancelled(o)
+            if pool_interrupt(&self.workers, o):
+                self._interrupt_later(o)
+            return
+        if self._queue_cancel(o):
+            o.how_cancelled |= OP_CANCEL_SENT
+
+    cdef void _leave_backlog(self, op *o, op *before) noexcept:
+        if before != NULL:
+            before.next = o.next
+        else:
+            self.backlog = o.next
+        if self.backlog_tail == o:
+            self.backlog_tail = before
+
+    cdef bint _queue_cancel(self, op *o) noexcept:
+        cdef uring_sqe *sqe = self._get_sqe()
+        cdef int tries = 0
+        while sqe == NULL and tries < 1000:
+            # The kernel takes no more until completions are collected.
+            tries += 1
+            ring_enter(&self.r, 0, 0, URING_ENTER_GETEVENTS, NULL)
+            self._reap()
+            sqe = self._get_sqe()
+        if sqe == NULL or o.state != OP_IN_FLIGHT:
+            return False
+        sqe.opcode = URING_OP_ASYNC_CANCEL
+        sqe.fd = -1
+        sqe.addr = slots_user_data(o)
+        sqe.user_data = NOBODY
+        if self.r.features & URING_FEAT_CQE_SKIP:
+            sqe.flags = URING_SQE_CQE_SKIP_SUCCESS
+        return True
+
+    # ---- the tick ----
+
+    cdef int poll(self, int64_t timeout, bint may_block) except -1:
+        cdef uint32_t n
+        cdef int r = 0
+        if self.backlog != NULL:
+            self._flush_backlog()
+        n = ring_flush(&self.r)
+        if n or ring_sq_flags(&self.r) & (URING_SQ_TASKRUN | URING_SQ_CQ_OVERFLOW):
+            r = ring_enter(&self.r, n, 0, URING_ENTER_GETEVENTS, NULL)
+            self._account(r)
+        self._reap()
+        if may_block and self.completed == NULL and r != -EINTR:
+            self._wait(timeout)
+            self._reap()
+        return 0
+
+    cdef int _account(self, int r) except -1:
+        self.enters += 1
+        if r >= 0:
+            self.sqes += r
+        elif r not in (-EINTR, -ETIME, -EAGAIN, -EBUSY):
+            # EBADR: the kernel had to drop a completion.  Nothing in flight can be trusted now.
+            raise OSError(-r, f"io_uring_enter failed: {os.strerror(-r)}")
+        return 0
+
+    cdef int _wait(self, int64_t timeout) except -1:
+        cdef uint32_t n
+        cdef int r
+        cdef uint32_t flags = URING_ENTER_GETEVENTS
+        cdef uring_timespec *ts = NULL
+        cdef uring_sqe *sqe
+        if self.interrupting != NULL and (timeout < 0 or timeout > INTERRUPT_AGAIN_NS):
+            timeout = INTERRUPT_AGAIN_NS
+        if timeout >= 0:
+            self.ts.tv_sec = timeout // 1_000_000_000
+            self.ts.tv_nsec = timeout % 1_000_000_000
+            ts = &self.ts
+            if not self.r.features & URING_FEAT_EXT_ARG:
+                # Linux 5.10: a timeout request that any one completion ends as well.
+                sqe = self._get_sqe()
+                if sqe == NULL:
+                    return 0
+                sqe.opcode = URING_OP_TIMEOUT
+                sqe.fd = -1
+                sqe.addr = <uint64_t>&self.ts
+                sqe.len = 1
+                sqe.off = 1
+                sqe.user_data = NOBODY
+                ts = NULL
+        if self.r.features & URING_FEAT_NO_IOWAIT:
+            flags |= URING_ENTER_NO_IOWAIT
+        n = ring_flush(&self.r)
+        with nogil:
+            r = ring_enter(&self.r, n, 1, flags, ts)
+        return self._account(r)
+
+    cdef void _flush_backlog(self) noexcept:
+        cdef op *o
+        while self.backlog != NULL:
+            o = self.backlog
+            if not self._queue(o):
+                return
+            self.backlog = o.next
+            if self.backlog == NULL:
+                self.backlog_tail = NULL
+
+    cdef int _reap(self) except -1:
+        cdef uring_cqe cqes[CQE_BATCH]
+        cdef uint32_t n, i
+        cdef uint16_t tail = self.buffer_tail
+        while True:
+            n = ring_copy_cqes(&self.r, cqes, CQE_BATCH)
+            for i in range(n):
+                self._take(&cqes[i])
+            self.cqes += n
+            if n < CQE_BATCH:
+                break
+        if tail != self.buffer_tail:
+            atomic_set_u16(&self.buffer_ring[0].resv, self.buffer_tail)
+        if self.workers_busy:
+            self._reap_workers()
+        if not self.wake_armed and self.is_open:
+            self._arm_wake()
+        return 0
+
+    cdef void _take(self, uring_cqe *cqe) noexcept:
+        cdef op *o
+        if cqe.user_data == WAKE:
+            self._drain_wake()
+            return
+        o = slots_find(self.table, cqe.user_data)
+        if cqe.flags & URING_CQE_F_BUFFER:
+            self._take_buffer(o, cqe)
+        if o == NULL:
+            return
+        o.result_flags = cqe.flags
+        self.complete(o, cqe.res)
+
+    cdef void _take_buffer(self, op *o, uring_cqe *cqe) noexcept:
+        # Turned into bytes here and given back at once: few buffers serve many sockets.
+        cdef uint32_t bid = cqe.flags >> URING_CQE_BUFFER_SHIFT
+        if o != NULL and cqe.res >= 0:
+            try:
+                data = PyBytes_FromStringAndSize(self.buffers + <size_t>bid * BUFFER_SIZE, cqe.res)
+                Py_INCREF(data)
+                o.payload = <void *>data
+            except MemoryError:
+                cqe.res = -ENOMEM
+        self._recycle(bid)
+
+    cdef void _reap_workers(self) noexcept:
+        cdef op *o = pool_reap(&self.workers)
+        cdef op *after
+        while o != NULL:
+            after = o.next
+            self.workers_busy -= 1
+            self._forget_interrupt(o)
+            self.complete(o, o.result)
+            o = after
+        o = self.interrupting
+        while o != NULL:
+            pool_interrupt(&self.workers, o)
+            o = <op *>o.payload
+
+    # Operations that run in a worker have no payload, so it links the list of those to signal.
+    cdef void _interrupt_later(self, op *o) noexcept:
+        o.payload = <void *>self.interrupting
+        self.interrupting = o
+
+    cdef void _forget_interrupt(self, op *o) noexcept:
+        cdef op *at = self.interrupting
+        if at == o:
+            self.interrupting = <op *>o.payload
+        else:
+            while at != NULL and <op *>at.payload != o:
+                at = <op *>at.payload
+            if at == NULL:
+                return
+            at.payload = o.payload
+        o.payload = NULL
+
+    # ---- waking ----
+
+    cdef void _arm_wake(self) noexcept:
+        # A poll, not a read: on old kernels a read of an O_NONBLOCK pipe answers EAGAIN.
+        cdef uring_sqe *sqe = self._get_sqe()
+        if sqe == NULL:
+            return
+        sqe.opcode = URING_OP_POLL_ADD
+        sqe.fd = self.waker.read_fd
+        sqe.op_flags = POLLIN
+        sqe.user_data = WAKE
+        self.wake_armed = True
+
+    cdef void _drain_wake(self) noexcept:
+        cdef char buf[256]
+        self.wake_armed = False
+        while posix_read(self.waker.read_fd, buf, sizeof(buf)) == sizeof(buf):
+            pass
+        # Cleared after the read and before anybody looks at an inbox: a wake that comes now
+        # writes again.
+        atomic_set_int(&self.waker.pending, 0)
+
+    cdef void wake(self) noexcept nogil:
+        waker_wake(&self.waker)
+
+    cdef int wake_fd(self) noexcept:
+        return self.waker.write_fd
+
+    # ---- the end ----
+
+    cdef int close(self) except -1:
+        cdef uring_sqe *sqe
+        cdef int leaked
+        if not self.is_open:
+            return 0
+        self.is_open = False
+        if self.in_flight:
+            self._drain()
+        leaked = self.in_flight
+        if not self.workers_busy:
+            pool_stop(&self.workers)
+        ring_unregister_own_fd(&self.r)
+        ring_close(&self.r)
+        posix_close(self.waker.read_fd)
+        posix_close(self.waker.write_fd)
+        if self.buffer_ring != NULL and not leaked:
+            munmap(self.buffer_ring, BUFFER_COUNT * (sizeof(uring_buf) + BUFFER_SIZE))
+        return leaked
+
+    cdef int _drain(self) except -1:
+        # Numbered in the scheduler's shutdown: nothing is freed while the kernel may write to it.
+        cdef int tries
+        cdef uring_sqe *sqe = self._get_sqe()
+        if sqe != NULL:
+            sqe.opcode = URING_OP_ASYNC_CANCEL
+            sqe.fd = -1
+            sqe.op_flags = URING_CANCEL_ANY | URING_CANCEL_ALL
+            sqe.user_data = NOBODY
+        for tries in range(50):
+            if not self.in_flight:
+                break
+            self.completed = self.completed_tail = NULL
+            self.poll(DRAIN_NS // 50, True)
+        return 0
+
+    cdef void abandon(self) noexcept:
+        # The mappings are not inherited (MADV_DONTFORK) and the workers do not exist here.
+        if not self.is_open:
+            return
+        self.is_open = False
+        posix_close(self.r.fd)
+        posix_close(self.waker.read_fd)
+        posix_close(self.waker.write_fd)
+        self.r.fd = -1

@@ -1,0 +1,83 @@
+/* The operation table: one row per operation, one kernel attempt per row.
+ *
+ * Every engine and the worker threads use the same rows, so an operation is added in one place and
+ * a fallback cannot be forgotten.  Loops (sendall), second steps (a connect's SO_ERROR) and ordering
+ * stand above the table.
+ *
+ * A `struct op` is a slot: it holds the arguments and everything the kernel may write to, because
+ * nothing may point at the C stack (greenlet moves it) and nothing may be freed before the last
+ * completion.  What a slot borrows (buffers, paths) its owner keeps alive until then.
+ */
+#ifndef FERRULE_OPERATION_H
+#define FERRULE_OPERATION_H
+
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "uring_abi.h"
+
+enum op_kind {
+    OP_NOP,
+    OP_READ, OP_WRITE, OP_READV, OP_WRITEV,
+    OP_RECV, OP_SEND, OP_RECVMSG, OP_SENDMSG, OP_ACCEPT, OP_CONNECT, OP_POLL,
+    OP_OPENAT, OP_CLOSE, OP_STATX, OP_FSYNC, OP_FALLOCATE, OP_FTRUNCATE, OP_FLOCK,
+    OP_GETDENTS, OP_READLINKAT, OP_FACCESSAT, OP_UNLINKAT, OP_MKDIRAT, OP_RENAMEAT, OP_LINKAT,
+    OP_SYMLINKAT, OP_SENDFILE, OP_TIMEOUT,
+    OP_KINDS
+};
+
+enum op_state { OP_FREE, OP_PREPARED, OP_IN_FLIGHT, OP_DONE };
+
+/* op.traits */
+#define OP_PROVIDED_BUFFER 1u /* recv: let the engine choose the buffer */
+#define OP_MAY_BLOCK 2u       /* do not try inline: the attempt may sleep (a FIFO's open) */
+
+/* op.how_cancelled */
+#define OP_CANCEL_SENT 1u
+#define OP_FD_CLOSING 2u
+
+union op_out { /* what the kernel fills in besides buffers */
+    struct sockaddr_storage addr;
+    char statx[256];
+};
+
+struct op {
+    uint32_t index, generation; /* together they are the engine's user_data */
+    uint8_t kind, state, traits, how_cancelled;
+    int32_t fd, fd2;
+    uint32_t flags, mode;
+    void *addr, *addr2;
+    uint64_t len;
+    int64_t off;
+    int64_t result; /* count or fd, or -errno */
+    uint32_t result_flags;
+    struct op *next;               /* free list, backlog, worker queue or completed list */
+    struct op *fd_prev, *fd_next;  /* the operations in flight on one descriptor */
+    void *waiter;                  /* whose completion this is; opaque here */
+    void *payload;                 /* what the engine made of a provided buffer; opaque here */
+    struct msghdr msg;
+    struct iovec iov;
+    struct uring_timespec ts;
+    uint32_t out_len;
+    union op_out out;
+};
+
+struct op_row {
+    const char *name;
+    int16_t uring_op;     /* opcode of the SQE, -1 where the ring has none */
+    int16_t poll_events;  /* readiness that lets an attempt proceed; 0: a file, always "ready" */
+    uint8_t can_be_short; /* a result below the length asked for is normal */
+    int64_t (*attempt)(struct op *);                        /* plain system calls; may block */
+    void (*prepare)(const struct op *, struct uring_sqe *); /* fill an SQE that was zeroed */
+};
+
+extern const struct op_row op_rows[OP_KINDS];
+
+/* recv(2) and send(2) that never block, for the attempts made before an operation is queued. */
+int64_t op_try_recv(int fd, void *buf, uint64_t len, int flags);
+int64_t op_try_send(int fd, const void *buf, uint64_t len, int flags);
+int64_t op_try_read(int fd, void *buf, uint64_t len, int64_t off);
+int64_t op_try_open(int dirfd, const char *path, uint32_t flags, uint32_t mode);
+
+#endif

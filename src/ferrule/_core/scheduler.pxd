@@ -1,0 +1,184 @@
+# Fibers, tasks, cancel scopes and the loop of one thread.  They know each other, so they share a
+# module.
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from ferrule._core.backend cimport Backend
+from ferrule._core.operation cimport op, slots, timer, timers
+
+
+cpdef enum TaskState:
+    NEW         # never ran; may still go to any fiber
+    READY       # in the ready queue
+    RUNNING
+    PARKED      # waiting on `waiting_on`
+    DONE
+
+cdef enum Outcome:
+    UNDECIDED
+    RETURNED
+    RAISED
+    WAS_CANCELLED
+
+cdef enum WakeReason:
+    WOKEN       # what it waited for has come
+    TIMED_OUT
+    CANCELLED
+
+
+# A slot and what its owner lends the kernel until the completion.
+cdef struct Slot:
+    op o
+    Py_buffer view
+    bint has_view
+    PyObject *keep
+
+
+cdef class Timed:
+    """What has one place in the timer heap."""
+    cdef timer node
+    cdef Scheduler home
+    cdef int expire(self) except -1
+
+
+cdef class Waitable:
+    """What a task can park on."""
+    # End the wait before what it is for has come: take the task out of the wait list and make it
+    # ready, or see to it that it soon is.
+    cdef int abort_wait(self, Task task) except -1
+    cdef str describe_wait(self, Task task)
+
+
+cdef class CancelScope(Timed):
+    cdef CancelScope parent
+    cdef CancelScope inner       # the next scope of the same task
+    cdef set members             # the tasks of a group: their root scopes
+    cdef Task task               # who entered it
+    cdef readonly bint cancel_called
+    cdef readonly bint cancelled_caught
+    cdef bint shielded
+    cdef bint effective          # cancelled: by itself, or from outside through no shield
+    cdef int64_t deadline_ns     # 0: none
+    cdef int cancel_now(self) except -1
+    cdef int refresh(self) except -1
+    cdef int member_done(self, Task task) except -1
+
+
+cdef class GroupScope(CancelScope):
+    """A scope whose members' failures cancel it."""
+    cdef readonly list errors
+    cdef Task owner_waiting
+    cdef Waitable emptied
+
+
+cdef class Task(CancelScope):
+    cdef Scheduler scheduler
+    cdef object fn, context, given_name
+    cdef tuple args
+    cdef object value            # the result or the exception
+    cdef TaskState state
+    cdef Outcome outcome
+    cdef WakeReason wake_reason
+    cdef bint observed           # somebody asked how it ended
+    cdef bint interruptible      # by cancellation, while parked
+    cdef int no_switch
+    cdef Fiber fiber
+    cdef Task next_ready
+    cdef CancelScope scope       # the innermost
+    cdef Waitable waiting_on
+    cdef op *operation           # what it waits for, when that is an operation
+    cdef int64_t deadline        # of the present wait; 0: none
+    cdef list waiters, callbacks
+    cdef readonly uint64_t id
+    cdef int finish(self) except -1
+    cdef int _wait(self, object timeout) except -1
+    cdef int _call_back(self, object fn) except -1
+    cdef int _report(self) except -1
+
+
+cdef class Fiber:
+    cdef object greenlet
+    cdef Scheduler scheduler
+    cdef Task task
+    cdef char *base
+    cdef size_t depth            # of the C stack at its deepest park
+    cdef int _run(self, Task task) except -1
+
+
+cdef class Scheduler:
+    """One thread's loop; everything that thread owns is here."""
+    cdef Backend backend
+    cdef public object runtime, on_open, on_close
+    cdef slots table
+    cdef timers heap
+    cdef object hub
+    cdef Task ready_head, ready_tail, current, handoff, main
+    cdef uint32_t ready_count, batch_left
+    cdef list idle_fibers
+    cdef readonly CancelScope root
+    cdef Waitable sleepers, operations
+    cdef readonly uint32_t live_tasks, external_waits
+    cdef uint32_t max_fibers
+    cdef uint32_t inline_count
+    cdef int64_t slice_start
+    cdef object inbox, failure
+    cdef int inbox_filled
+    cdef int deadlocks
+    cdef bint stopping, dead, closed, in_tick, is_main_thread, interrupted
+    cdef unsigned long thread_id
+    cdef readonly uint64_t switches, ticks, spawned
+    cdef readonly uint32_t leaked
+    cdef dict faults
+
+    cdef int make_ready(self, Task task) except -1
+    cdef Task next_task(self)
+    cdef int switch_to(self, Task task) except -1
+    cdef int park(self, Task me) except -1
+    cdef int tick(self, bint may_block) except -1
+    cdef WakeReason wait_on(self, Task me, Waitable what, int64_t deadline,
+                            bint interruptible) except *
+    cdef Task add_task(self, object fn, tuple args, object name, CancelScope scope)
+    cdef Task running(self)
+    cdef Task about_to_wait(self)
+    cdef int yield_now(self) except -1
+    cdef int checkpoint(self) except -1
+    cdef int spend_budget(self) except -1
+    cdef int post(self, object item) except -1
+    cdef int set_deadline(self, Task me, int64_t deadline) except -1
+
+    cdef Slot *take_slot(self, int kind, int fd) except NULL
+    cdef int give_slot(self, Slot *slot) except -1
+    cdef int64_t perform(self, Slot *slot, int64_t deadline, bint cancellable) except? -4096
+    # The seam: 0, or the -errno that the next attempt of this kind is to fail with; may shorten.
+    cdef int64_t inject(self, int kind, uint64_t *length) except? -4096
+
+    cdef int _run_hub(self) except -1
+    cdef int _shut_down(self) except -1
+    cdef object _outcome(self)
+    cdef int _switch(self, object greenlet) except -1
+    cdef int _take_completed(self) except -1
+    cdef int64_t _expire_timers(self) except? -4096
+    cdef bint _is_stale(self, Timed owner) noexcept
+    cdef int _empty_inbox(self) except -1
+    cdef bint _is_deadlocked(self) except -1
+    cdef int _report_deadlock(self) except -1
+    cdef int _lift_shields(self, CancelScope scope) except -1
+    cdef int _release_slot(self, Slot *slot) except -1
+
+
+cdef class Descriptor:
+    """A file descriptor and the operations in flight on it."""
+    cdef int fd
+    cdef op *in_flight
+    cdef bint closing
+    cdef Task closer
+    cdef int check_open(self) except -1
+    cdef int64_t perform(self, Scheduler s, Slot *slot, int64_t deadline) except? -4096
+    cdef int close_fd(self) except -1
+
+
+cdef Scheduler current_scheduler()
+cdef Scheduler scheduler_or_none()
+cdef int64_t monotonic_ns() noexcept nogil
+cdef int64_t deadline_after(object timeout) except -1
+cdef int raise_error(int64_t result, object path=*) except -1

@@ -1,0 +1,1342 @@
+"""Fibers, tasks, cancel scopes and the loop of one thread.
+
+A task is what the user spawned; a fiber is a reused greenlet that runs task after task.  A task
+that parks switches its fiber straight to the next ready one; when there is none, the parking fiber
+itself runs the loop's tick on its own stack, and if the completion is its own it goes on without
+any switch.  The hub (the greenlet that called run) is needed only to start new greenlets, because
+one started from inside a fiber would sit on top of that fiber's C stack, and at the end.
+
+The order of a tick: inbox, timers, one enter for everything queued, completions, signals.  Tasks
+made ready in a tick run before the next one (a batch), so I/O cannot starve nor be starved.
+
+Cancellation is level-triggered and lives in scopes.  A task is its own root scope.  `effective`
+is kept up to date downwards, so a cancellation point looks at one flag.
+"""
+cimport cython
+from cpython.buffer cimport PyBuffer_Release
+from cpython.exc cimport PyErr_CheckSignals, PyErr_WriteUnraisable
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from libc.errno cimport (
+    EBADF, EINTR,
+)
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+from ferrule._core.backend cimport Backend
+from ferrule._core.operation cimport (
+    OP_CANCEL_SENT, OP_DONE, OP_FD_CLOSING, OP_IN_FLIGHT, OP_KINDS, OP_PREPARED, OP_TIMEOUT,
+    URING_TIMEOUT_ABS, URING_TIMEOUT_BOOTTIME, URING_TIMEOUT_REALTIME, op, op_rows, slots_free,
+    slots_give, slots_take, timers_add, timers_free, timers_move, timers_nearest, timers_remove,
+    timer,
+)
+
+import collections
+import concurrent.futures
+import contextvars
+import math
+import os
+import sys
+import threading
+
+cdef extern from *:
+    """
+    #include <time.h>
+    static __thread PyObject *fe_thread_scheduler; /* borrowed: run() holds the reference */
+    static inline int64_t fe_monotonic_ns(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    }
+    #define fe_flag_set(p) __atomic_store_n((p), 1, __ATOMIC_RELEASE)
+    #define fe_flag_take(p) (__atomic_load_n((p), __ATOMIC_RELAXED) \
+                             && __atomic_exchange_n((p), 0, __ATOMIC_ACQ_REL))
+    """
+    PyObject *fe_thread_scheduler
+    int64_t fe_monotonic_ns() nogil
+    void fe_flag_set(int *p) nogil
+    int fe_flag_take(int *p) nogil
+
+cdef extern from "<errno.h>":
+    int ECANCELED, ETIME
+
+cdef extern from "Python.h":
+    int PyContext_Enter(object ctx) except -1
+    int PyContext_Exit(object ctx) except -1
+    object PyContext_CopyCurrent()
+    object PyObject_Call(object fn, object args, PyObject *kwargs)
+
+cdef extern from "greenlet.h":
+    ctypedef struct PyGreenlet:
+        pass
+    void PyGreenlet_Import()
+    PyGreenlet *PyGreenlet_New(PyObject *run, PyGreenlet *parent)
+    PyGreenlet *PyGreenlet_GetCurrent()
+    PyObject *PyGreenlet_Switch(PyGreenlet *g, PyObject *args, PyObject *kwargs)
+
+PyGreenlet_Import()
+
+cdef enum:
+    BUDGET_OPERATIONS = 64          # operations in a row that complete without a switch
+    BUDGET_NS = 100_000
+    IDLE_FIBERS_MAX = 16384
+    FIBER_DEPTH_MAX = 64 * 1024     # a fiber that parked deeper keeps that memory: not reused
+    ERROR_RETURN = -4096            # never a kernel result
+
+
+class Cancelled(BaseException):
+    """Raised at a cancellation point inside a cancelled scope.
+
+    Let it pass: the scope that was cancelled catches it.  It is a BaseException so that
+    ``except Exception`` does not stop it.
+    """
+
+
+class DeadlockError(RuntimeError):
+    """Every fiber waits, and nothing in flight could wake one."""
+
+
+class EngineUnavailable(OSError):
+    """The system refuses what the engine needs; errno says how."""
+
+
+class ConcurrencyUnavailable(RuntimeError):
+    """A task could not get a fiber of its own (max_fibers, or the runtime is ending)."""
+
+
+# ---- time ----
+
+cdef int64_t monotonic_ns() noexcept nogil:
+    return fe_monotonic_ns()
+
+
+cdef int64_t MAX_NS = 1 << 62
+
+
+cdef int64_t seconds_to_ns(object seconds, str what) except -1:
+    cdef double s
+    try:
+        s = seconds
+    except TypeError:
+        raise TypeError(f"{what} must be a number of seconds, not {type(seconds).__name__}") from None
+    if math.isnan(s):
+        raise ValueError(f"{what} must be a number of seconds, not NaN")
+    if s < 0:
+        raise ValueError(f"{what} must not be negative")
+    return MAX_NS if s > 4e9 else <int64_t>(s * 1e9)
+
+
+cdef int64_t deadline_after(object timeout) except -1:
+    """The monotonic deadline for a timeout in seconds; None is no deadline (0)."""
+    if timeout is None:
+        return 0
+    return min(monotonic_ns() + seconds_to_ns(timeout, "timeout"), MAX_NS)
+
+
+# ---- waiting ----
+
+cdef class Timed:
+    def __cinit__(self):
+        self.node.place = 0
+        self.node.owner = <void *>self
+
+    def __dealloc__(self):
+        if self.node.place and self.home is not None:
+            timers_remove(&self.home.heap, &self.node)
+
+    cdef int expire(self) except -1:
+        return 0
+
+
+cdef class Waitable:
+    cdef int abort_wait(self, Task task) except -1:
+        return task.scheduler.make_ready(task)
+
+    cdef str describe_wait(self, Task task):
+        return type(self).__name__
+
+
+cdef class Sleepers(Waitable):
+    cdef str describe_wait(self, Task task):
+        return "a timer"
+
+
+cdef class Operations(Waitable):
+    cdef int abort_wait(self, Task task) except -1:
+        # It stays parked until the completion: the kernel may still write to the slot.
+        task.scheduler.backend.cancel(task.operation)
+        return 0
+
+    cdef str describe_wait(self, Task task):
+        if task.operation == NULL:
+            return "an operation"
+        return f"{op_rows[task.operation.kind].name.decode()} on fd {task.operation.fd}"
+
+
+# ---- scopes ----
+
+cdef class CancelScope(Timed):
+    """A region whose cancellation points raise `Cancelled` once it is cancelled.
+
+    ``deadline`` is an absolute time on `now()` (seconds, MONOTONIC); ``shield=True`` keeps
+    cancellation from outside away until the scope is left.  A context manager, entered once, by
+    one task.  Entering and leaving are not switch points.
+    """
+
+    def __init__(self, *, deadline=None, shield=False):
+        if deadline is not None:
+            self.deadline_ns = max(1, seconds_to_ns(deadline, "deadline"))
+        self.shielded = shield
+
+    def __enter__(self):
+        cdef Scheduler s = current_scheduler()
+        cdef Task me = s.running()
+        if self.task is not None:
+            raise RuntimeError("a cancel scope is entered once; make a new one")
+        self.home = s
+        self.task = me
+        self.parent = me.scope
+        me.scope.inner = self
+        me.scope = self
+        self.refresh()
+        if self.deadline_ns:
+            timers_add(&s.heap, &self.node, self.deadline_ns)
+        return self
+
+    def __exit__(self, kind, exc, tb):
+        cdef Task me = self.task
+        if me is None or me.scope is not self or me.scheduler.current is not me:
+            raise RuntimeError("cancel scopes must be left in the reverse order of entering, "
+                               "by the task that entered")
+        timers_remove(&self.home.heap, &self.node)
+        me.scope = self.parent
+        self.parent.inner = None
+        if exc is None or not self.effective:
+            return False
+        if self.parent.effective and not self.shielded:
+            return False  # the outer scope's to catch
+        return self._catch(exc)
+
+    def _catch(self, exc):
+        if isinstance(exc, Cancelled):
+            self.cancelled_caught = True
+            return True
+        if isinstance(exc, BaseExceptionGroup):
+            mine, rest = exc.split(Cancelled)
+            if mine is not None:
+                self.cancelled_caught = True
+                if rest is None:
+                    return True
+                raise rest.with_traceback(exc.__traceback__) from None
+        return False
+
+    def cancel(self):
+        """Cancel everything inside the scope.  Idempotent; from any thread; not a switch point."""
+        if self.home is None or self.home is scheduler_or_none():
+            self.cancel_now()
+        else:
+            self.home.post(self.cancel)
+
+    cdef int cancel_now(self) except -1:
+        if not self.cancel_called:
+            self.cancel_called = True
+            self.refresh()
+        return 0
+
+    cdef int refresh(self) except -1:
+        cdef bint now = self.cancel_called or (
+            not self.shielded and self.parent is not None and self.parent.effective)
+        cdef Task member
+        if now == self.effective:
+            return 0
+        self.effective = now
+        if self.inner is not None:
+            self.inner.refresh()
+        if self.members:
+            for member in list(self.members):
+                member.refresh()
+        if now and self.task is not None and self.task.scope is self:
+            deliver_cancel(self.task)
+        return 0
+
+    cdef int member_done(self, Task task) except -1:
+        self.members.discard(task)
+        return 0
+
+    cdef int expire(self) except -1:
+        return self.cancel_now()
+
+    @property
+    def shield(self):
+        """Whether cancellation from outside is kept away."""
+        return bool(self.shielded)
+
+    @shield.setter
+    def shield(self, value):
+        self.shielded = bool(value)
+        self.refresh()
+
+    @property
+    def deadline(self):
+        """Seconds on `now()`, or None."""
+        return self.deadline_ns / 1e9 if self.deadline_ns else None
+
+    @deadline.setter
+    def deadline(self, value):
+        self.deadline_ns = 0 if value is None else max(1, seconds_to_ns(value, "deadline"))
+        if self.task is not None and self.task.scope is not None:
+            timers_remove(&self.home.heap, &self.node)
+            if self.deadline_ns:
+                timers_add(&self.home.heap, &self.node, self.deadline_ns)
+
+
+cdef int deliver_cancel(Task task) except -1:
+    if task.state == PARKED and task.interruptible:
+        task.wake_reason = CANCELLED
+        task.waiting_on.abort_wait(task)
+    return 0
+
+
+cdef class Emptied(Waitable):
+    cdef str describe_wait(self, Task task):
+        return "the tasks of its group"
+
+
+cdef class GroupScope(CancelScope):
+    """What `TaskGroup` is made of: members are its tasks, and a failure cancels it."""
+
+    def __init__(self):
+        self.members = set()
+        self.errors = []
+        self.emptied = Emptied()
+
+    cdef int member_done(self, Task task) except -1:
+        self.members.discard(task)
+        if task.outcome == RAISED:
+            task.observed = True
+            self.errors.append(task.value)
+            self.cancel_now()
+        if not self.members and self.owner_waiting is not None:
+            task.scheduler.make_ready(self.owner_waiting)
+            self.owner_waiting = None
+        return 0
+
+    def spawn(self, fn, tuple args, name=None):
+        """Add a task; it is born cancelled if the group is."""
+        if self.task is None:
+            raise RuntimeError("the group is not entered: use it in a with statement")
+        if self.task.scope is None or self.parent is None:
+            raise RuntimeError("the group has been left")
+        return current_scheduler().add_task(fn, args, name, self)
+
+    def wait_members(self):
+        """Park until no member is left.  Not a cancellation point: members are cancelled with us,
+        and their end is what ends the wait.
+        """
+        cdef Scheduler s = current_scheduler()
+        cdef Task me = s.running()
+        while self.members:
+            self.owner_waiting = me
+            s.wait_on(me, self.emptied, 0, False)
+
+
+# ---- tasks ----
+
+cdef uint64_t next_task_id = 0
+
+
+cdef class Task(CancelScope):
+    """A function running in a fiber: made by `spawn`, never directly."""
+
+    def __init__(self):
+        raise TypeError("tasks are made by ferrule.spawn() and TaskGroup.spawn()")
+
+    @property
+    def name(self):
+        return self.given_name if self.given_name is not None else f"task-{self.id}"
+
+    @name.setter
+    def name(self, value):
+        self.given_name = str(value)
+
+    def done(self):
+        """Whether the task has ended, however it did."""
+        return self.state == DONE
+
+    def cancelled(self):
+        """Whether the task ended by cancellation."""
+        return self.outcome == WAS_CANCELLED
+
+    def join(self, timeout=None):
+        """Wait until the task has ended, however it did.
+
+        ``timeout`` is in seconds; TimeoutError when it passes.  A switch and cancellation point;
+        cancelling the waiter leaves this task alone.
+        """
+        self._wait(timeout)
+
+    def result(self, timeout=None):
+        """Wait for the end and return what the function returned, or raise what it raised.
+
+        Of a cancelled task: ``concurrent.futures.CancelledError``.  ``timeout`` is in seconds;
+        TimeoutError when it passes.  A switch and cancellation point; cancelling the waiter leaves
+        this task alone.
+        """
+        if self.state != DONE:
+            self._wait(timeout)
+        self.observed = True
+        if self.outcome == RETURNED:
+            return self.value
+        if self.outcome == WAS_CANCELLED:
+            raise concurrent.futures.CancelledError(f"{self.name} was cancelled")
+        try:
+            raise self.value
+        finally:
+            self = None  # the traceback must not keep the task
+
+    def exception(self, timeout=None):
+        """Wait for the end and return the exception it raised, or None.
+
+        Of a cancelled task: raises ``concurrent.futures.CancelledError``.  A switch and
+        cancellation point.
+        """
+        if self.state != DONE:
+            self._wait(timeout)
+        self.observed = True
+        if self.outcome == WAS_CANCELLED:
+            raise concurrent.futures.CancelledError(f"{self.name} was cancelled")
+        return self.value if self.outcome == RAISED else None
+
+    cdef int _wait(self, object timeout) except -1:
+        cdef Scheduler s
+        cdef Task me
+        if self.state == DONE:
+            return 0
+        s = current_scheduler()
+        me = s.running()
+        if me is self:
+            raise RuntimeError("a task cannot wait for its own end")
+        if s is not self.scheduler:
+            raise RuntimeError(f"{self.name} belongs to another runtime")
+        if self.waiters is None:
+            self.waiters = []
+        cdef int64_t deadline = deadline_after(timeout)
+        s.about_to_wait()
+        self.waiters.append(me)
+        cdef Joiners joiners = Joiners.__new__(Joiners)
+        joiners.target = self
+        reason = s.wait_on(me, joiners, deadline, True)
+        if reason == TIMED_OUT:
+            raise TimeoutError(f"{self.name} did not end in time")
+        if reason == CANCELLED:
+            raise_if_cancelled(me)
+        return 0
+
+    def add_done_callback(self, fn):
+        """Call ``fn(task)`` when the task ends (at once if it has).  It must not block."""
+        if self.state == DONE:
+            self._call_back(fn)
+        elif self.callbacks is None:
+            self.callbacks = [fn]
+        else:
+            self.callbacks.append(fn)
+
+    cdef int _call_back(self, object fn) except -1:
+        cdef Task me = self.scheduler.current
+        if me is not None:
+            me.no_switch += 1
+        try:
+            fn(self)
+        except BaseException:
+            PyErr_WriteUnraisable(self)
+        finally:
+            if me is not None:
+                me.no_switch -= 1
+        return 0
+
+    cdef int expire(self) except -1:
+        # Nodes are re-armed lazily: this one may be of a wait that has ended.
+        if self.deadline == 0 or self.state != PARKED:
+            return 0
+        if self.deadline > self.node.when:
+            return timers_add(&self.home.heap, &self.node, self.deadline)
+        self.deadline = 0
+        self.wake_reason = TIMED_OUT
+        return self.waiting_on.abort_wait(self)
+
+    cdef int finish(self) except -1:
+        cdef Scheduler s = self.scheduler
+        cdef Task waiter
+        timers_remove(&s.heap, &self.node)
+        self.state = DONE
+        self.fn = self.context = None
+        self.args = None
+        self.inner = None
+        s.live_tasks -= 1
+        self.parent.member_done(self)
+        if self.waiters is not None:
+            for waiter in self.waiters:
+                s.make_ready(waiter)
+            self.waiters = None
+        if self.callbacks is not None:
+            callbacks = self.callbacks
+            self.callbacks = None
+            for fn in callbacks:
+                self._call_back(fn)
+        if self is s.main:
+            s.root.cancel_now()
+        if s.live_tasks == 0:
+            s.stopping = True
+        return 0
+
+    def __repr__(self):
+        state = ("new", "ready", "running", "waiting", "done")[<int>self.state]
+        return f"<Task {self.name!r} {state}>"
+
+    def __del__(self):
+        if self.outcome == RAISED and not self.observed:
+            self.observed = True
+            self._report()
+
+    cdef int _report(self) except -1:
+        try:
+            raise self.value
+        except BaseException:
+            PyErr_WriteUnraisable(self)
+        return 0
+
+
+cdef class Joiners(Waitable):
+    cdef Task target
+
+    cdef int abort_wait(self, Task task) except -1:
+        self.target.waiters.remove(task)
+        return task.scheduler.make_ready(task)
+
+    cdef str describe_wait(self, Task task):
+        return f"the end of {self.target.name}"
+
+
+cdef inline int raise_if_cancelled(Task me) except -1:
+    if me.scope.effective:
+        raise Cancelled("the scope was cancelled")
+    return 0
+
+
+# ---- fibers ----
+
+cdef class Fiber:
+    """A greenlet that runs one task after another."""
+
+    def __call__(self):
+        cdef char here
+        cdef Scheduler s = self.scheduler
+        cdef Task after
+        self.base = &here
+        while self.task is not None:
+            self._run(self.task)
+            self.task = None
+            if s.dead:
+                return
+            after = s.next_task()
+            if after is None:
+                break
+            if after.state == NEW:
+                self.task = after  # no switch at all
+                s.current = after
+                continue
+            if self.depth > FIBER_DEPTH_MAX or len(s.idle_fibers) >= IDLE_FIBERS_MAX:
+                s.handoff = after
+                break
+            s.idle_fibers.append(self)
+            s.switch_to(after)
+        # Ends: control goes to the parent, the hub.
+        s.current = None
+        self.greenlet = None
+
+    cdef int _run(self, Task task) except -1:
+        task.state = RUNNING
+        task.fiber = self
+        context = task.context
+        PyContext_Enter(context)
+        try:
+            task.value = PyObject_Call(task.fn, task.args, NULL)
+            task.outcome = RETURNED
+        except Cancelled as exc:
+            task.value = exc
+            task.outcome = WAS_CANCELLED
+        except BaseException as exc:
+            task.value = exc
+            task.outcome = RAISED
+            if not isinstance(exc, Exception) and not isinstance(exc, BaseExceptionGroup):
+                self.scheduler.fail(exc)  # KeyboardInterrupt, SystemExit
+        PyContext_Exit(context)
+        task.fiber = None
+        if not self.scheduler.dead:
+            task.finish()
+        return 0
+
+
+cdef Scheduler scheduler_or_none():
+    return <Scheduler>fe_thread_scheduler if fe_thread_scheduler != NULL else None
+
+
+cdef Scheduler current_scheduler():
+    """This thread's scheduler; RuntimeError where there is none."""
+    if fe_thread_scheduler == NULL:
+        raise RuntimeError(
+            "this call blocks, and blocks only its fiber: it needs a runtime.  "
+            "Start one with ferrule.run(main)")
+    cdef Scheduler s = <Scheduler>fe_thread_scheduler
+    if s.dead:
+        raise RuntimeError("the runtime did not survive fork(): start a new one with ferrule.run()")
+    return s
+
+
+# ---- the loop ----
+
+cdef class Scheduler:
+    def __cinit__(self, Backend backend, max_fibers=None):
+        memset(&self.table, 0, sizeof(self.table))
+        self.table.stride = sizeof(Slot)
+        self.backend = backend
+        self.backend.table = &self.table
+        self.max_fibers = 0xffffffff if max_fibers is None else max_fibers
+        self.idle_fibers = []
+        self.inbox = collections.deque()
+        self.sleepers = Sleepers()
+        self.operations = Operations()
+        self.root = CancelScope()
+        self.root.home = self
+        self.root.members = set()
+
+    def __dealloc__(self):
+        timers_free(&self.heap)
+        if not self.leaked:
+            slots_free(&self.table)
+
+    # ---- running ----
+
+    def run(self, fn, tuple args):
+        """Run ``fn(*args)`` as the main task and every task it spawns; return its result."""
+        global fe_thread_scheduler
+        cdef Scheduler other = scheduler_or_none()
+        if other is not None and not other.dead:
+            raise RuntimeError("ferrule.run() is already running in this thread: spawn a task")
+        if self.closed:
+            raise RuntimeError("this runtime has ended: make a new one")
+        try:
+            self.backend.open()
+        except OSError as exc:
+            raise EngineUnavailable(exc.errno, exc.strerror) from exc
+        self.thread_id = threading.get_ident()
+        self.is_main_thread = threading.current_thread() is threading.main_thread()
+        cdef PyGreenlet *hub = PyGreenlet_GetCurrent()
+        self.hub = <object><PyObject *>hub
+        Py_DECREF(self.hub)
+        fe_thread_scheduler = <PyObject *>self
+        if self.on_open is not None:
+            self.on_open()
+        try:
+            self.main = self.add_task(fn, args, "main", self.root)
+            self.main.observed = True
+            self._run_hub()
+            if self.dead:
+                raise RuntimeError("this is a forked child: the runtime stayed with the parent")
+        finally:
+            if not self.dead:
+                self._shut_down()
+            fe_thread_scheduler = NULL
+        return self._outcome()
+
+    cdef int _run_hub(self) except -1:
+        cdef Task task
+        while not self.dead:
+            task = self.handoff
+            self.handoff = None
+            if task is None:
+                task = self.next_task()
+            if task is None:
+                break
+            self.switch_to(task)
+            self.current = None
+        return 0
+
+    # Shutdown, in order:
+    #  1. The end of the main task cancels the root scope; whatever a foreign thread posts from here
+    #     on is still run, because step 2 keeps ticking.
+    #  2. Fibers run until no task is left (`stopping`), so every finally has run.
+    #  3. `closed`: from here on nothing may be posted or spawned.
+    #  4. Idle fibers are told to return.  None of them holds a task.
+    #  5. The engine cancels and drains what is still in flight (abandoned slots), then closes; what
+    #     will not drain is leaked on purpose, and counted.
+    #  6. Only then are slots and timers freed (__dealloc__).
+    cdef int _shut_down(self) except -1:
+        cdef Fiber fiber
+        self.closed = True
+        while self.idle_fibers:
+            fiber = self.idle_fibers.pop()
+            self._switch(fiber.greenlet)
+        if self.on_close is not None:
+            self.on_close()
+        self.leaked = self.backend.close()
+        self.hub = None
+        return 0
+
+    cdef object _outcome(self):
+        cdef Task main = self.main
+        self.main = None
+        if self.interrupted:
+            raise KeyboardInterrupt
+        if self.failure is not None:
+            failure = self.failure
+            self.failure = None
+            raise failure
+        return main.result()
+
+    def fail(self, exc):
+        """End the run with ``exc``: cancel everything; the first failure is what run() raises."""
+        if self.failure is None:
+            self.failure = exc
+        self.root.cancel()
+
+    def interrupt(self):
+        """Ctrl-C: called from the signal handler, in any state of the loop."""
+        self.interrupted = True
+        self.post(self.root.cancel)
+
+    # ---- switching ----
+
+    cdef Task running(self):
+        if self.current is None or self.in_tick:
+            raise RuntimeError("this call blocks, and there is no fiber to park here "
+                               "(a signal handler or a callback of the loop)")
+        return self.current
+
+    cdef Task about_to_wait(self):
+        """The running task, after the checks that every cancellable wait begins with."""
+        cdef Task me = self.running()
+        if me.no_switch:
+            raise RuntimeError("this would switch fibers inside no_switch()")
+        if me.scope.effective:
+            raise Cancelled("the scope was cancelled")
+        return me
+
+    cdef int make_ready(self, Task task) except -1:
+        if task.state != PARKED and task.state != NEW and task.state != RUNNING:
+            return 0  # already on its way
+        if task.state != NEW:
+            task.state = READY
+        if self.ready_tail is None:
+            self.ready_head = task
+        else:
+            self.ready_tail.next_ready = task
+        self.ready_tail = task
+        self.ready_count += 1
+        return 0
+
+    cdef Task next_task(self):
+        cdef Task task
+        while self.batch_left == 0 or self.ready_head is None:
+            if self.stopping and self.ready_head is None:
+                return None
+            try:
+                self.tick(self.ready_head is None)
+            except BaseException as exc:
+                self.in_tick = False
+                self._tick_failed(exc)
+            self.batch_left = self.ready_count
+        task = self.ready_head
+        self.ready_head = task.next_ready
+        task.next_ready = None
+        if self.ready_head is None:
+            self.ready_tail = None
+        self.ready_count -= 1
+        self.batch_left -= 1
+        return task
+
+    def _tick_failed(self, exc):
+        if self.failure is exc or self.root.cancel_called and isinstance(exc, OSError):
+            # The engine is broken and cancelling did not help: there is no way on.
+            sys.excepthook(type(exc), exc, exc.__traceback__)
+            os.abort()
+        self.fail(exc)
+
+    cdef int switch_to(self, Task task) except -1:
+        cdef Fiber fiber = task.fiber
+        if fiber is None:
+            if self.idle_fibers:
+                fiber = <Fiber>self.idle_fibers.pop()
+                fiber.task = task
+            elif self.current is None:
+                fiber = Fiber.__new__(Fiber)
+                fiber.scheduler = self
+                fiber.task = task
+                new = PyGreenlet_New(<PyObject *>fiber, <PyGreenlet *><PyObject *>self.hub)
+                if new == NULL:
+                    raise MemoryError("no memory for a fiber")
+                fiber.greenlet = <object><PyObject *>new
+                Py_DECREF(fiber.greenlet)
+            else:
+                self.handoff = task
+                return self._switch(self.hub)
+        self.current = task
+        return self._switch(fiber.greenlet)
+
+    cdef int _switch(self, object greenlet) except -1:
+        cdef PyObject *sent
+        self.switches += 1
+        self.inline_count = 0
+        sent = PyGreenlet_Switch(<PyGreenlet *><PyObject *>greenlet, NULL, NULL)
+        Py_XDECREF(sent)
+        return 0 if sent != NULL else -1
+
+    cdef int park(self, Task me) except -1:
+        """Leave the CPU until made ready.  The caller has put itself on a wait list."""
+        cdef char here
+        cdef Task task
+        cdef size_t depth
+        me.state = PARKED
+        task = self.next_task()
+        if task is not me:
+            depth = me.fiber.base - &here
+            if depth > me.fiber.depth:
+                me.fiber.depth = depth
+            if task is None:
+                raise RuntimeError("the runtime stopped under a waiting fiber")
+            self.switch_to(task)
+            self.current = me
+        me.state = RUNNING
+        return 0
+
+    cdef WakeReason wait_on(self, Task me, Waitable what, int64_t deadline,
+                            bint interruptible) except *:
+        """Park on `what`; the caller checked (about_to_wait), then entered its wait list."""
+        me.waiting_on = what
+        me.interruptible = interruptible
+        me.wake_reason = WOKEN
+        if deadline:
+            self.set_deadline(me, deadline)
+        self.park(me)
+        me.deadline = 0
+        me.waiting_on = None
+        return me.wake_reason
+
+    cdef int set_deadline(self, Task me, int64_t deadline) except -1:
+        # A node that is in the heap with an earlier time stays: when it fires it finds the new
+        # deadline and goes back.  So a timeout per operation costs no heap work.
+        me.deadline = deadline
+        if me.node.place == 0:
+            if timers_add(&self.heap, &me.node, deadline) < 0:
+                raise MemoryError("no memory for a timer")
+        elif me.node.when > deadline:
+            timers_move(&self.heap, &me.node, deadline)
+        return 0
+
+    cdef int yield_now(self) except -1:
+        cdef Task me = self.running()
+        if me.no_switch:
+            raise RuntimeError("this would switch fibers inside no_switch()")
+        self.make_ready(me)
+        me.interruptible = False
+        me.waiting_on = None
+        cdef Task task = self.next_task()
+        if task is not me:
+            self.switch_to(task)
+            self.current = me
+        else:
+            self.inline_count = 0
+        me.state = RUNNING
+        return 0
+
+    cdef int checkpoint(self) except -1:
+        return raise_if_cancelled(self.running())
+
+    cdef int spend_budget(self) except -1:
+        """After an operation that completed without a switch: let others run now and then."""
+        cdef int64_t now = monotonic_ns()
+        if self.inline_count == 0:
+            self.slice_start = now
+        self.inline_count += 1
+        if self.inline_count >= BUDGET_OPERATIONS or now - self.slice_start > BUDGET_NS:
+            if not self.current.no_switch:
+                self.yield_now()
+        return 0
+
+    # ---- the tick ----
+
+    cdef int tick(self, bint may_block) except -1:
+        cdef int64_t timeout = -1
+        self.ticks += 1
+        self.in_tick = True
+        if fe_flag_take(&self.inbox_filled):
+            self._empty_inbox()
+        if self.heap.count:
+            timeout = self._expire_timers()
+        if self.ready_head is not None or self.stopping:
+            may_block = False
+        if may_block and timeout < 0 and self._is_deadlocked():
+            self._report_deadlock()
+            may_block = False
+        self.backend.poll(timeout, may_block)
+        self._take_completed()
+        if may_block:
+            if self.is_main_thread:
+                PyErr_CheckSignals()
+            if self.heap.count:
+                self._expire_timers()
+            if fe_flag_take(&self.inbox_filled):
+                self._empty_inbox()
+        self.in_tick = False
+        return 0
+
+    cdef int _take_completed(self) except -1:
+        cdef op *o = self.backend.completed
+        cdef op *after
+        self.backend.completed = self.backend.completed_tail = NULL
+        while o != NULL:
+            after = o.next
+            if o.waiter != NULL:
+                self.make_ready(<Task>o.waiter)
+            else:
+                self._release_slot(<Slot *>o)  # its fiber is gone
+            o = after
+        return 0
+
+    cdef int64_t _expire_timers(self) except? -4096:
+        """Run what is due; returns ns to the next live deadline, or -1."""
+        cdef int64_t now = monotonic_ns()
+        cdef timer *node
+        cdef Timed owner
+        while True:
+            node = timers_nearest(&self.heap)
+            if node == NULL:
+                return -1
+            owner = <Timed>node.owner
+            if node.when > now and not self._is_stale(owner):
+                return node.when - now
+            timers_remove(&self.heap, node)
+            owner.expire()
+
+    cdef bint _is_stale(self, Timed owner) noexcept:
+        cdef Task task
+        if not isinstance(owner, Task):
+            return False
+        task = <Task>owner
+        return task.deadline == 0 or task.deadline > task.node.when
+
+    cdef int _empty_inbox(self) except -1:
+        while self.inbox:
+            item = self.inbox.popleft()
+            if isinstance(item, Task):
+                self.make_ready(<Task>item)
+                continue
+            try:
+                item()
+            except BaseException:
+                PyErr_WriteUnraisable(item)
+        return 0
+
+    cdef int post(self, object item) except -1:
+        """From any thread: make a task ready, or call something, in the next tick."""
+        if self.closed:
+            return 0
+        self.inbox.append(item)
+        fe_flag_set(&self.inbox_filled)
+        self.backend.wake()
+        return 0
+
+    # ---- deadlock ----
+
+    cdef bint _is_deadlocked(self) except -1:
+        if self.backend.in_flight or self.external_waits or self.stopping:
+            return False
+        for thread in threading.enumerate():
+            if thread.ident != self.thread_id and not getattr(thread, "_ferrule_worker", False):
+                return False  # it may wake a fiber
+        return True
+
+    cdef int _report_deadlock(self) except -1:
+        self.deadlocks += 1
+        if self.deadlocks == 1:
+            lines = [f"  {name} waits for {what}" for name, what in self.waiting()]
+            self.fail(DeadlockError("every fiber waits and nothing can wake one:\n"
+                                    + "\n".join(lines)))
+        elif self.deadlocks == 2:
+            self._lift_shields(self.root)
+        else:
+            self.stopping = True  # their fibers are leaked; run() says why
+        return 0
+
+    cdef int _lift_shields(self, CancelScope scope) except -1:
+        cdef CancelScope member
+        scope.shielded = False
+        scope.refresh()
+        if scope.inner is not None:
+            self._lift_shields(scope.inner)
+        if scope.members:
+            for member in list(scope.members):
+                self._lift_shields(member)
+        return 0
+
+    def waiting(self):
+        """(name, what it waits for) of every parked task."""
+        return [(task.name, describe(task)) for task in self.tasks() if describe(task)]
+
+    def tasks(self):
+        """Every task that has not ended."""
+        found = []
+        collect_tasks(self.root, found)
+        return found
+
+    # ---- tasks ----
+
+    cdef Task add_task(self, object fn, tuple args, object name, CancelScope scope):
+        global next_task_id
+        cdef Task task
+        if not callable(fn):
+            raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
+        if self.live_tasks >= self.max_fibers:
+            raise ConcurrencyUnavailable(f"max_fibers={self.max_fibers} tasks have not ended")
+        if self.stopping or self.closed:
+            raise ConcurrencyUnavailable("the runtime is ending")
+        task = Task.__new__(Task)
+        next_task_id += 1
+        task.id = next_task_id
+        task.scheduler = task.home = self
+        task.fn = fn
+        task.args = args
+        task.given_name = name
+        task.context = PyContext_CopyCurrent()
+        task.parent = scope
+        task.task = task.scope = task
+        task.effective = scope.effective
+        scope.members.add(task)
+        self.live_tasks += 1
+        self.spawned += 1
+        self.make_ready(task)
+        return task
+
+    # ---- operations ----
+
+    cdef Slot *take_slot(self, int kind, int fd) except NULL:
+        cdef Slot *slot = <Slot *>slots_take(&self.table, kind, fd)
+        if slot == NULL:
+            raise MemoryError("too many operations in flight, or no memory for one more")
+        slot.has_view = False
+        slot.keep = NULL
+        return slot
+
+    cdef int give_slot(self, Slot *slot) except -1:
+        """Free a slot; one that is still in flight is freed by its completion."""
+        if slot.o.state == OP_IN_FLIGHT:
+            slot.o.waiter = NULL
+            self.backend.cancel(&slot.o)
+            return 0
+        return self._release_slot(slot)
+
+    cdef int _release_slot(self, Slot *slot) except -1:
+        cdef PyObject *keep = slot.keep
+        cdef PyObject *payload = <PyObject *>slot.o.payload
+        slot.keep = NULL
+        slot.o.payload = NULL
+        if slot.has_view:
+            slot.has_view = False
+            PyBuffer_Release(&slot.view)
+        slots_give(&self.table, &slot.o)
+        Py_XDECREF(keep)
+        Py_XDECREF(payload)
+        return 0
+
+    cdef int64_t perform(self, Slot *slot, int64_t deadline, bint cancellable) except? -4096:
+        """Start the operation and park until it is complete; its result, or -errno.
+
+        Raises Cancelled or TimeoutError, but only when the operation did not finish: what finished
+        is returned, and the cancellation comes at the next point.
+        """
+        cdef Task me = self.running()
+        cdef op *o = &slot.o
+        cdef int64_t result
+        if me.no_switch:
+            raise RuntimeError("this would switch fibers inside no_switch()")
+        if self.faults is not None:
+            result = self.inject(o.kind, &o.len)
+            if result < 0:
+                return result
+        while True:
+            if cancellable and me.scope.effective:
+                raise Cancelled("the scope was cancelled")
+            o.generation += 1
+            o.how_cancelled = 0
+            o.waiter = <void *>me
+            me.operation = o
+            self.backend.start(o)
+            reason = self.wait_on(me, self.operations, deadline, cancellable)
+            while o.state != OP_DONE:
+                reason = self.wait_on(me, self.operations, 0, False)
+            me.operation = NULL
+            result = o.result
+            if result != -ECANCELED and result != -EINTR:
+                return result
+            if o.how_cancelled & OP_FD_CLOSING:
+                return -EBADF
+            if cancellable and me.scope.effective:
+                raise Cancelled("the scope was cancelled")
+            if reason == TIMED_OUT:
+                raise TimeoutError("timed out")
+            o.state = OP_PREPARED
+
+    # ---- fault injection, for tests ----
+
+    def inject_fault(self, str kind, int nth, *, int error=0, shorten_to=None):
+        """Make the ``nth`` coming attempt (1: the next) of an operation fail or come short.
+
+        ``error`` is an errno; ``shorten_to`` a length in bytes that the attempt is cut to.
+        """
+        cdef int k
+        for k in range(OP_KINDS):
+            if op_rows[k].name.decode() == kind:
+                break
+        else:
+            raise ValueError(f"no such operation: {kind!r}")
+        if nth < 1 or (error == 0) == (shorten_to is None):
+            raise ValueError("nth counts from 1; give either error= or shorten_to=")
+        if shorten_to is not None and not op_rows[k].can_be_short:
+            raise ValueError(f"{kind} cannot come short")
+        if self.faults is None:
+            self.faults = {}
+        self.faults.setdefault(k, []).append([nth, error, shorten_to])
+
+    cdef int64_t inject(self, int kind, uint64_t *length) except? -4096:
+        cdef int64_t result = 0
+        planned = self.faults.get(kind)
+        if not planned:
+            return 0
+        for fault in list(planned):
+            fault[0] -= 1
+            if fault[0] == 0:
+                planned.remove(fault)
+                if fault[1]:
+                    result = -fault[1]
+                elif fault[2] < length[0]:
+                    length[0] = fault[2]
+        return result
+
+    # ---- looking in ----
+
+    def statistics(self):
+        """Counters as a dict: what lives now, and what happened since the start."""
+        return {
+            "live_tasks": self.live_tasks, "idle_fibers": len(self.idle_fibers),
+            "slots_in_use": self.table.in_use, "operations_in_flight": self.backend.in_flight,
+            "timers": self.heap.count, "spawned": self.spawned, "switches": self.switches,
+            "ticks": self.ticks, "enters": self.backend.enters, "sqes": self.backend.sqes,
+            "cqes": self.backend.cqes, "leaked": self.leaked,
+        }
+
+    @property
+    def backend_name(self):
+        return self.backend.name
+
+    def wake_fd(self):
+        """For signal.set_wakeup_fd."""
+        return self.backend.wake_fd()
+
+    def abandon(self):
+        """In a forked child."""
+        self.dead = self.closed = True
+        self.backend.abandon()
+
+
+cdef object describe(Task task):
+    if task.state != PARKED or task.waiting_on is None:
+        return None
+    return task.waiting_on.describe_wait(task)
+
+
+cdef int collect_tasks(CancelScope scope, list found) except -1:
+    cdef CancelScope member
+    if isinstance(scope, Task):
+        found.append(scope)
+    if scope.inner is not None:
+        collect_tasks(scope.inner, found)
+    if scope.members:
+        for member in scope.members:
+            collect_tasks(member, found)
+    return 0
+
+
+def _after_fork_in_child():
+    cdef Scheduler s = scheduler_or_none()
+    if s is not None:
+        s.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+# ---- descriptors ----
+
+cdef class Descriptor:
+    def __cinit__(self):
+        self.fd = -1
+
+    cdef int check_open(self) except -1:
+        if self.fd < 0 or self.closing:
+            raise OSError(EBADF, os.strerror(EBADF))
+        return 0
+
+    cdef int64_t perform(self, Scheduler s, Slot *slot, int64_t deadline) except? -4096:
+        """As Scheduler.perform, known to close_fd while it is in flight."""
+        cdef op *o = &slot.o
+        o.fd_prev = NULL
+        o.fd_next = self.in_flight
+        if o.fd_next != NULL:
+            o.fd_next.fd_prev = o
+        self.in_flight = o
+        try:
+            return s.perform(slot, deadline, True)
+        finally:
+            if o.fd_next != NULL:
+                o.fd_next.fd_prev = o.fd_prev
+            if o.fd_prev != NULL:
+                o.fd_prev.fd_next = o.fd_next
+            else:
+                self.in_flight = o.fd_next
+            if self.in_flight == NULL and self.closer is not None:
+                s.make_ready(self.closer)
+                self.closer = None
+
+    cdef int close_fd(self) except -1:
+        """Mark, cancel, wait for the completions: only then may the number be reused.
+
+        Operations in flight end with EBADF.  Returns the fd to close, or -1 if it was closed.
+        Never a cancellation point; a switch point only if there was something in flight.
+        """
+        cdef Scheduler s
+        cdef op *o
+        cdef int fd = self.fd
+        if fd < 0 or self.closing:
+            return -1
+        self.closing = True
+        if self.in_flight != NULL:
+            s = current_scheduler()
+            o = self.in_flight
+            while o != NULL:
+                s.backend.cancel(o)
+                o.how_cancelled |= OP_FD_CLOSING
+                o = o.fd_next
+            while self.in_flight != NULL:
+                self.closer = s.running()
+                s.wait_on(self.closer, s.sleepers, 0, False)
+        self.fd = -1
+        return fd
+
+
+cdef int raise_error(int64_t result, object path=None) except -1:
+    """Raise the OSError of a -errno."""
+    cdef int err = <int>-result
+    if path is None:
+        raise OSError(err, os.strerror(err))
+    raise OSError(err, os.strerror(err), path)
+
+
+# ---- what Python calls ----
+
+def spawn(fn, /, *args, name=None):
+    """Run ``fn(*args)`` in a fiber of its own and return its `Task`.
+
+    The task starts at the next switch, with a copy of the caller's context variables.  Raises
+    ConcurrencyUnavailable at ``max_fibers`` and RuntimeError outside `run`.  Not a switch point.
+    """
+    cdef Scheduler s = current_scheduler()
+    return s.add_task(fn, args, name, s.root)
+
+
+def current_task():
+    """The running task; RuntimeError outside one."""
+    return current_scheduler().running()
+
+
+def current_thread_scheduler():
+    """This thread's scheduler, or None."""
+    return scheduler_or_none()
+
+
+def sleep(seconds):
+    """Park this fiber for at least ``seconds`` (a number ≥ 0).
+
+    ``sleep(0)`` lets the others run once.  A switch and cancellation point.
+    """
+    cdef Scheduler s = current_scheduler()
+    cdef int64_t ns = seconds_to_ns(seconds, "seconds")
+    cdef Task me = s.about_to_wait()
+    if ns == 0:
+        s.yield_now()
+    else:
+        sleep_to(s, me, min(monotonic_ns() + ns, MAX_NS))
+
+
+cdef int sleep_to(Scheduler s, Task me, int64_t deadline) except -1:
+    if s.wait_on(me, s.sleepers, deadline, True) == CANCELLED:
+        raise_if_cancelled(me)
+    return 0
+
+
+def sleep_until_ns(int64_t when, int clock):
+    """Sleep to an absolute time: clock 0 MONOTONIC, 1 REALTIME, 2 BOOTTIME (see clocks.py)."""
+    cdef Scheduler s = current_scheduler()
+    cdef Task me = s.about_to_wait()
+    cdef Slot *slot
+    cdef int64_t result
+    if clock == 0:
+        if when <= monotonic_ns():
+            s.yield_now()
+        else:
+            sleep_to(s, me, when)
+        return
+    # The kernel follows these clocks when they are set or the machine sleeps; our heap does not.
+    slot = s.take_slot(OP_TIMEOUT, -1)
+    try:
+        slot.o.ts.tv_sec = when // 1_000_000_000
+        slot.o.ts.tv_nsec = when % 1_000_000_000
+        slot.o.flags = URING_TIMEOUT_ABS | (
+            URING_TIMEOUT_REALTIME if clock == 1 else URING_TIMEOUT_BOOTTIME)
+        result = s.perform(slot, 0, True)
+    finally:
+        s.give_slot(slot)
+    if result != -ETIME:  # how a timeout ends well
+        raise_error(result)
+
+
+def yield_now():
+    """Let every other ready fiber run once.  A switch and cancellation point."""
+    cdef Scheduler s = current_scheduler()
+    s.checkpoint()
+    s.yield_now()
+
+
+def checkpoint():
+    """Raise `Cancelled` if the current scope is cancelled.  A cancellation point, no switch."""
+    current_scheduler().checkpoint()
+
+
+def cancel_requested():
+    """Whether the next cancellation point would raise.  Neither a switch nor a cancellation point."""
+    return bool(current_scheduler().running().scope.effective)
+
+
+cdef class no_switch:
+    """``with no_switch():`` anything inside that would switch fibers raises RuntimeError."""
+    cdef Task task
+
+    def __enter__(self):
+        if self.task is not None:
+            raise RuntimeError("this no_switch() is already entered; make a new one")
+        self.task = current_scheduler().running()
+        self.task.no_switch += 1
+
+    def __exit__(self, kind, exc, tb):
+        self.task.no_switch -= 1
+        self.task = None

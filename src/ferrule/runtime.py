@@ -1,0 +1,207 @@
+"""Starting and ending a runtime: which engine, Ctrl-C, statistics."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from ferrule._core import scheduler as _scheduler
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BACKENDS = ("uring", "kqueue", "epoll", "threads")
+Backend = Literal["auto", "uring", "kqueue", "epoll", "threads"]
+
+
+class BackendUnavailable(RuntimeError):
+    """The engine asked for does not exist here or is refused by the system; says why."""
+
+
+def _choose_backend(name: str | None) -> str:
+    name = name or os.environ.get("FERRULE_BACKEND") or "auto"
+    if name == "auto":
+        return "uring"
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}; not {name!r}")
+    if name != "uring":
+        raise BackendUnavailable(
+            f"the {name} backend is not built yet; this version has: uring.  "
+            "Leave backend (and FERRULE_BACKEND) at 'auto'"
+        )
+    return name
+
+
+def _choose_threads(threads: int | None) -> int:
+    text = os.environ.get("FERRULE_THREADS")
+    if threads is None and text:
+        if not text.isdigit():
+            raise ValueError(f"FERRULE_THREADS must be a whole number, not {text!r}")
+        threads = int(text)
+    if threads is None:
+        return 1
+    if threads < 1:
+        raise ValueError("threads must be at least 1")
+    if threads > 1:
+        raise NotImplementedError("this version runs one loop thread: leave threads at 1")
+    return threads
+
+
+class Runtime:
+    """One run of Ferrule, as an object.
+
+    ``with Runtime() as rt: rt.run(main)``; ``run`` may be called once.  The arguments are those of
+    `run`.  A runtime belongs to the thread that runs it.
+    """
+
+    def __init__(
+        self,
+        *,
+        backend: Backend = "auto",
+        threads: int | None = None,
+        max_fibers: int | None = None,
+    ) -> None:
+        self.backend = _choose_backend(None if backend == "auto" else backend)
+        self.threads = _choose_threads(threads)
+        if max_fibers is not None and max_fibers < 1:
+            raise ValueError("max_fibers must be at least 1")
+        self._scheduler = _new_scheduler(self.backend, max_fibers)
+        self._scheduler.runtime = self
+
+    def run(self, main: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``main(*args)`` as the first fiber; return its result.  See `ferrule.run`."""
+        if kwargs:
+            raise TypeError("run() passes positional arguments only: use functools.partial")
+        with _Interrupts(self._scheduler):
+            try:
+                result: T = self._scheduler.run(main, args)
+            except _scheduler.EngineUnavailable as exc:
+                raise BackendUnavailable(_why_unavailable(exc)) from exc
+        return result
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters: what is alive now (tasks, slots, timers) and what happened since the start."""
+        return {"backend": self.backend, "threads": self.threads, **self._scheduler.statistics()}
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        return None
+
+
+def _new_scheduler(backend: str, max_fibers: int | None) -> _scheduler.Scheduler:
+    from ferrule._core.backend_uring import UringBackend
+
+    return _scheduler.Scheduler(UringBackend(), max_fibers)
+
+
+def _why_unavailable(exc: OSError) -> str:
+    """The likely cause of a refused io_uring, and the remedy."""
+    import errno
+
+    causes = {
+        errno.EPERM: "it is forbidden: by sysctl kernel.io_uring_disabled (0 allows it), or by a "
+        "seccomp filter, as container runtimes install (allow io_uring_setup, io_uring_enter and "
+        "io_uring_register)",
+        errno.ENOSYS: "this kernel has none (Linux 5.10 or later is needed), or a seccomp filter "
+        "hides it",
+        errno.ENOMEM: "there is no memory for the ring: before Linux 5.12 that is RLIMIT_MEMLOCK "
+        "(ulimit -l)",
+        errno.EMFILE: "the process has no free file descriptor: raise RLIMIT_NOFILE (ulimit -n)",
+        errno.ENFILE: "the system has no free file descriptor",
+    }
+    why = causes.get(exc.errno or 0, "the kernel gave no reason that is known here")
+    return (
+        f"io_uring cannot be used: {exc.strerror}: {why}.  "
+        "This version has no other backend; `ferrule doctor` shows what was tried"
+    )
+
+
+class _Interrupts:
+    """While a run is on: Ctrl-C cancels the root scope instead of raising in a random fiber.
+
+    Only on the main thread, and only if the program has no SIGINT handler of its own.  A second
+    Ctrl-C raises KeyboardInterrupt at once, for fibers that never come to a cancellation point.
+    """
+
+    def __init__(self, scheduler: _scheduler.Scheduler) -> None:
+        self._scheduler = scheduler
+        self._ours = False
+        self._wakeup_fd = -1
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._ours = True
+        self._replace = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._replace:
+            signal.signal(signal.SIGINT, self._interrupt)
+        self._scheduler.on_open = self._wake_on_signals
+
+    def _wake_on_signals(self) -> None:
+        # Closes the gap between looking for signals and waiting in the kernel.
+        self._wakeup_fd = signal.set_wakeup_fd(self._scheduler.wake_fd(), warn_on_full_buffer=False)
+        self._scheduler.on_open = None
+        self._scheduler.on_close = self._stop_waking
+
+    def _stop_waking(self) -> None:
+        signal.set_wakeup_fd(self._wakeup_fd)
+        self._scheduler.on_close = None
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._scheduler.interrupt()
+
+    def __exit__(self, *exc: object) -> None:
+        if self._ours and self._replace and signal.getsignal(signal.SIGINT) in (
+            self._interrupt,
+            signal.default_int_handler,
+        ):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def run(
+    main: Callable[..., T],
+    /,
+    *args: Any,
+    backend: Backend = "auto",
+    threads: int | None = None,
+    max_fibers: int | None = None,
+) -> T:
+    """Run ``main(*args)`` in a fiber, and everything it spawns; return its result.
+
+    ``backend``: "auto" takes the environment's FERRULE_BACKEND, else the best engine there is.
+    ``threads``: loop threads, FERRULE_THREADS, default 1.  ``max_fibers``: how many tasks may be
+    alive at once (default: no limit); `spawn` beyond it raises ConcurrencyUnavailable.
+
+    When main returns, tasks still running are cancelled and awaited.  Raises what main raised;
+    KeyboardInterrupt after Ctrl-C, once every ``finally`` has run; DeadlockError when every fiber
+    waits and nothing can wake one; BackendUnavailable with cause and remedy; RuntimeError when this
+    thread already runs one.
+    """
+    runtime = Runtime(backend=backend, threads=threads, max_fibers=max_fibers)
+    return runtime.run(main, *args)
+
+
+def current_runtime() -> Runtime:
+    """The runtime of the running fiber; RuntimeError outside one."""
+    scheduler = _scheduler.current_thread_scheduler()
+    if scheduler is None:
+        raise RuntimeError("no runtime is running in this thread: start one with ferrule.run(main)")
+    runtime: Runtime = scheduler.runtime
+    return runtime
+
+
+if sys.platform == "win32":  # pragma: no cover
+    raise ImportError("Ferrule needs a POSIX system")

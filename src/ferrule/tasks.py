@@ -1,0 +1,129 @@
+"""Groups of tasks, and scopes with a time limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from ferrule._core.scheduler import Cancelled, CancelScope, GroupScope, Task
+from ferrule.clocks import now
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class TaskGroup:
+    """Tasks that end together: leaving the ``with`` block waits for all of them.
+
+    The first failure cancels the others and the body; the failures come out as one
+    ``ExceptionGroup``.  Leaving is a switch point; a cancellation from outside reaches the members,
+    and leaving still waits for their end.
+    """
+
+    def __init__(self) -> None:
+        self._scope: GroupScope | None = None
+
+    def __enter__(self) -> TaskGroup:
+        if self._scope is not None:
+            raise RuntimeError("this TaskGroup is open already")
+        scope = GroupScope()
+        scope.__enter__()
+        self._scope = scope
+        return self
+
+    def spawn(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]:
+        """Run ``fn(*args)`` in a fiber of this group.  ``name=`` names the task.  No switch point.
+
+        In a group that is being cancelled the task is born cancelled.
+        """
+        name = kwargs.pop("name", None)
+        if kwargs:
+            raise TypeError("spawn() passes positional arguments only: use functools.partial")
+        task: Task[T] = self._open_scope().spawn(fn, args, name)
+        return task
+
+    def wait(self) -> None:
+        """Wait until every task spawned so far has ended; the group stays open.
+
+        A switch point.  When a member failed or the group was cancelled, raises Cancelled here
+        and leaves the failures to the end of the block.
+        """
+        scope = self._open_scope()
+        scope.wait_members()
+        if scope.cancel_called:
+            raise Cancelled("the group was cancelled")
+
+    def cancel(self) -> None:
+        """Cancel the members and the body.  Idempotent; not a switch point."""
+        self._open_scope().cancel()
+
+    def _open_scope(self) -> GroupScope:
+        if self._scope is None:
+            raise RuntimeError("this TaskGroup is not open: use it in a with statement")
+        return self._scope
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> bool:
+        scope = self._open_scope()
+        if exc is not None:
+            scope.cancel()
+        try:
+            scope.wait_members()
+        finally:
+            self._scope = None
+            caught = scope.__exit__(kind, exc, tb) if isinstance(exc, Cancelled) else (
+                scope.__exit__(None, None, None)
+            )
+        failures = list(scope.errors)
+        if exc is not None and not isinstance(exc, Cancelled):
+            failures.append(exc)
+        if failures:
+            raise BaseExceptionGroup("a task of the group failed", failures) from None
+        return bool(caught)
+
+
+def move_on_after(seconds: float) -> CancelScope:
+    """``with move_on_after(s) as scope:`` cancels the block after ``seconds`` and goes on behind it.
+
+    ``scope.cancelled_caught`` tells whether it did.
+    """
+    return CancelScope(deadline=_deadline(seconds))
+
+
+class fail_after:
+    """``with fail_after(s):`` cancels the block after ``seconds`` and raises TimeoutError."""
+
+    def __init__(self, seconds: float) -> None:
+        self._scope = CancelScope(deadline=_deadline(seconds))
+        self._seconds = seconds
+
+    def __enter__(self) -> CancelScope:
+        self._scope.__enter__()
+        return self._scope
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._scope.__exit__(kind, exc, tb)
+        if self._scope.cancelled_caught:
+            raise TimeoutError(f"not done within {self._seconds} s") from exc
+
+
+def shield() -> CancelScope:
+    """``with shield():`` keeps cancellation from outside away until the block is left."""
+    return CancelScope(shield=True)
+
+
+def _deadline(seconds: float) -> float | None:
+    if not seconds >= 0:
+        raise ValueError(f"seconds must be a number ≥ 0, not {seconds!r}")
+    return None if math.isinf(seconds) else now() + seconds
