@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build/dev
+BENCH_VENV := .venv-bench
 SOURCES := $(shell find src -type f -not -name '*.pyc') meson.build pyproject.toml
 
 .PHONY: build test check demo bench soak clean
@@ -38,11 +39,30 @@ check: build
 demo: build
 	$(BIN)/ferrule demo
 
-bench: build
-	$(BIN)/python -m bench $(BENCH_ARGS)
+bench: $(BENCH_VENV)/.ferrule
+	$(BENCH_VENV)/bin/python -m bench $(BENCH_ARGS)
+
+# The peers live in an environment of their own, beside the very wheel that a user would install.
+$(BENCH_VENV)/.peers: bench/requirements.txt tools/prepare-machine
+	tools/prepare-machine $(PYTHON)
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	command -v wrk >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && \
+	    apt-get install -y -q --no-install-recommends wrk; } || \
+	    echo "Without wrk the static-file benchmark is skipped (Debian: apt-get install wrk)."
+	touch $@
+
+$(BENCH_VENV)/.ferrule: $(VENV)/.built $(BENCH_VENV)/.peers
+	rm -rf build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip wheel --quiet \
+	    --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir build/wheel \
+	    -Cbuild-dir=$(BUILD) -Csetup-args=-Dwerror=true .
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --no-deps --force-reinstall build/wheel/*.whl
+	touch $@
 
 soak: build
 	FERRULE_SOAK=long $(BIN)/python -m pytest tests -k soak $(PYTEST_ARGS)
 
 clean:
-	rm -rf build $(VENV)
+	rm -rf build $(VENV) $(BENCH_VENV)

@@ -1,0 +1,1 @@
+"""Ferrule beside its peers; `python -m bench --help` says how to run it, docs/BENCHMARKS.md why."""
