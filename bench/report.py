@@ -1,4 +1,4 @@
-"""From samples to a JSON document, and from documents to tables, plots' data and the docs."""
+"""From samples to a JSON document, and from documents to tables and the docs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import plot
 from .harness import ROOT, Benchmark, Row, Settings, verdict
 
 DOCS = ROOT / "docs" / "BENCHMARKS.md"
+PLOTS = ROOT / "docs" / "benchmarks"
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = ("ferrule", "greenlet", "uvloop", "gevent", "trio", "anyio", "aiofiles", "aiohttp")
 FIELDS_OF_PROC_STAT = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
@@ -275,6 +277,10 @@ def refresh_docs(documents: Sequence[Document]) -> None:
     text = DOCS.read_text(encoding="utf-8")
     text = put_between_markers(text, "targets", targets_table(documents))
     text = put_between_markers(text, "packages", packages(documents))
+    PLOTS.mkdir(exist_ok=True)
     for found in documents:
-        text = put_between_markers(text, found["benchmark"], section(found))
+        name = found["benchmark"]
+        (PLOTS / f"{name}.svg").write_text(plot.draw(found, short), encoding="utf-8")
+        picture = f"![{found['title']}]({PLOTS.name}/{name}.svg)"
+        text = put_between_markers(text, name, f"{section(found)}\n\n{picture}")
     DOCS.write_text(text, encoding="utf-8")

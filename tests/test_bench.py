@@ -1,0 +1,126 @@
+"""The benchmarks' own arithmetic: a wrong verdict there would be a lie in the docs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from bench import report
+from bench.harness import (
+    Benchmark,
+    Case,
+    Row,
+    Settings,
+    Target,
+    complaint,
+    requirement,
+    run_benchmark,
+    verdict,
+)
+
+FIGURES = {"Ferrule": [10.0, 30.0, 20.0], "peer": [40.0, 20.0, 40.0]}
+
+
+def benchmark(**changes: Any) -> Benchmark:
+    """Make a benchmark whose samples are FIGURES; a peer without figures fails."""
+    taken = {name: iter(figures) for name, figures in FIGURES.items()}
+
+    def measure(which: Benchmark, case: Case, peer: str, settings: Settings) -> dict[str, float]:
+        return {"value": next(taken[peer])}
+
+    settings: dict[str, Any] = {
+        "name": "fake",
+        "title": "Fake",
+        "measures": "Nothing.",
+        "unit": "ns",
+        "higher_is_better": False,
+        "cases": [Case("case")],
+        "peers": dict.fromkeys(FIGURES),
+        "measure": measure,
+    }
+    return Benchmark(**(settings | changes))
+
+
+def rows_of(which: Benchmark, rounds: int = 3) -> list[Row]:
+    return run_benchmark(which, Settings(rounds), [])
+
+
+def test_a_ratio_is_taken_of_medians_and_counts_less_time_as_better() -> None:
+    found = verdict(benchmark(), Target("case", "peer", at_least=2.0), rows_of(benchmark()))
+    assert found["reached"] == 40 / 20
+    assert found["pass"] is True
+
+
+def test_more_requests_count_as_better_where_the_benchmark_says_so() -> None:
+    faster = benchmark(higher_is_better=True)
+    found = verdict(faster, Target("case", "peer", at_least=1.0), rows_of(faster))
+    assert found["reached"] == 20 / 40
+    assert found["pass"] is False
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(0.5, True), (0.49, False)])
+def test_an_upper_bound_is_a_multiple_of_the_peer(limit: float, passes: bool) -> None:
+    target = Target("case", "peer", at_most=limit)
+    assert verdict(benchmark(), target, rows_of(benchmark()))["pass"] is passes
+    assert requirement(target) == f"≤ {limit} × peer"
+
+
+def test_an_upper_bound_without_a_peer_is_absolute() -> None:
+    found = verdict(benchmark(), Target("case", at_most=19.9), rows_of(benchmark()))
+    assert found["reached"] == 20
+    assert found["pass"] is False
+
+
+def test_a_target_whose_peer_is_missing_is_neither_passed_nor_failed() -> None:
+    found = verdict(benchmark(), Target("case", "nobody", at_least=1), rows_of(benchmark()))
+    assert found["pass"] is None
+    assert found["reached"] is None
+
+
+def test_a_broken_peer_shows_its_error_and_leaves_the_others_alone() -> None:
+    broken = benchmark(peers=dict.fromkeys([*FIGURES, "broken"]))
+    rows = {row.peer: row for row in rows_of(broken)}
+    assert rows["broken"].note() == "'broken'"
+    assert len(rows["broken"].errors) == 2  # given up after the second
+    assert rows["peer"].median() == 40
+
+
+def test_a_peer_that_fails_once_says_how_often() -> None:
+    rows = {row.peer: row for row in rows_of(benchmark(), rounds=4)}
+    assert rows["peer"].median() == 40
+    assert rows["peer"].note() == "1 of 4 failed: StopIteration"
+
+
+def test_a_failed_preparation_becomes_the_rows_error() -> None:
+    def prepare() -> None:
+        raise OSError("disk full")
+
+    assert {row.note() for row in rows_of(benchmark(prepare=prepare))} == {
+        "could not prepare: disk full"
+    }
+
+
+def test_the_exception_is_found_in_a_childs_error_output() -> None:
+    output = (
+        "Traceback …\n  File x\nasyncio.CancelledError: a\nValueError: b\nException ignored in c"
+    )
+    assert complaint(output) == "ValueError: b"
+    assert complaint("cannot bind\n\n") == "cannot bind"
+
+
+def test_docs_are_replaced_between_their_markers_only() -> None:
+    text = "a <!-- bench:x -->old<!-- /bench:x --> b"
+    assert report.put_between_markers(text, "x", "new") == (
+        "a <!-- bench:x -->\nnew\n<!-- /bench:x --> b"
+    )
+    with pytest.raises(ValueError, match="no place for y"):
+        report.put_between_markers(text, "y", "new")
+
+
+def test_the_docs_have_a_place_for_every_benchmark() -> None:
+    from bench.__main__ import NAMES, load
+
+    text = report.DOCS.read_text(encoding="utf-8")
+    for name in NAMES:
+        assert load(name).name == name
+        text = report.put_between_markers(text, name, "")
