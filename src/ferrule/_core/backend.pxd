@@ -10,6 +10,7 @@ cdef class Backend:
     cdef op *completed_tail
     cdef readonly str name
     cdef readonly uint32_t in_flight   # started, not yet completed
+    cdef readonly bint provides_buffers  # OP_PROVIDED_BUFFER is honoured
     cdef readonly uint64_t enters, sqes, cqes
 
     # Called once, on the thread that will poll.

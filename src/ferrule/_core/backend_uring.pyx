@@ -293,6 +293,7 @@ cdef class UringBackend(Backend):
         for i in range(BUFFER_COUNT):
             self._recycle(i)
         atomic_set_u16(&self.buffer_ring[0].resv, self.buffer_tail)
+        self.provides_buffers = True
         return 0
 
     cdef inline void _recycle(self, uint32_t bid) noexcept:
