@@ -18,8 +18,10 @@ from ferrule._core.scheduler import (
     spawn,
     yield_now,
 )
+from ferrule._core.sync import Event, Lock, Queue, QueueShutDown
 from ferrule.clocks import Clock, now, sleep_until
 from ferrule.runtime import BackendUnavailable, Runtime, current_runtime, run
 from ferrule.tasks import TaskGroup, fail_after, move_on_after, shield
+from ferrule.workers import blocking
 
 __version__ = "0.1.0"

@@ -8,9 +8,12 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from ferrule._core import scheduler as _scheduler
+
+if TYPE_CHECKING:
+    from ferrule.workers import WorkerThreads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,6 +75,7 @@ class Runtime:
             raise ValueError("max_fibers must be at least 1")
         self._scheduler = _new_scheduler(self.backend, max_fibers)
         self._scheduler.runtime = self
+        self.worker_pools: dict[str, WorkerThreads] = {}
 
     def run(self, main: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``main(*args)`` as the first fiber; return its result.  See `ferrule.run`."""
@@ -82,6 +86,10 @@ class Runtime:
                 result: T = self._scheduler.run(main, args)
             except _scheduler.EngineUnavailable as exc:
                 raise BackendUnavailable(_why_unavailable(exc)) from exc
+            finally:
+                if not self._scheduler.dead:  # after a fork its threads are the parent's
+                    for pool in self.worker_pools.values():
+                        pool.close()
         return result
 
     def statistics(self) -> dict[str, Any]:

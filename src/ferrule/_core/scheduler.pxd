@@ -88,6 +88,10 @@ cdef class Task(CancelScope):
     cdef Waitable waiting_on
     cdef op *operation           # what it waits for, when that is an operation
     cdef int64_t deadline        # of the present wait; 0: none
+    # For wait lists (sync): neighbours, what is handed over, how the wait ended.
+    cdef Task wait_before, wait_after
+    cdef object wait_item
+    cdef int wait_outcome
     cdef list waiters, callbacks
     cdef readonly uint64_t id
     cdef int finish(self) except -1
@@ -124,7 +128,8 @@ cdef class Scheduler:
     cdef object inbox, failure
     cdef int inbox_filled
     cdef int deadlocks
-    cdef bint stopping, dead, closed, in_tick, is_main_thread, interrupted
+    cdef readonly bint dead      # in a forked child
+    cdef bint stopping, closed, in_tick, is_main_thread, interrupted
     cdef unsigned long thread_id
     cdef readonly uint64_t switches, ticks, spawned
     cdef readonly uint32_t leaked
