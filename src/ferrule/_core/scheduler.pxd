@@ -1,5 +1,6 @@
 # Fibers, tasks, cancel scopes and the loop of one thread.  They know each other, so they share a
 # module.
+cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -71,6 +72,7 @@ cdef class GroupScope(CancelScope):
     cdef Waitable emptied
 
 
+@cython.final
 cdef class Task(CancelScope):
     cdef Scheduler scheduler
     cdef object fn, context, given_name
@@ -100,6 +102,7 @@ cdef class Task(CancelScope):
     cdef int _report(self) except -1
 
 
+@cython.final
 cdef class Fiber:
     cdef object greenlet
     cdef Scheduler scheduler
@@ -109,6 +112,7 @@ cdef class Fiber:
     cdef int _run(self, Task task) except -1
 
 
+@cython.final
 cdef class Scheduler:
     """One thread's loop; everything that thread owns is here."""
     cdef Backend backend
@@ -163,7 +167,7 @@ cdef class Scheduler:
     cdef int _switch(self, object greenlet) except -1
     cdef int _take_completed(self) except -1
     cdef int64_t _expire_timers(self) except? -4096
-    cdef bint _is_stale(self, Timed owner) noexcept
+    cdef int64_t _drop_stale_timers(self) except? -4096
     cdef int _empty_inbox(self) except -1
     cdef bint _is_deadlocked(self) except -1
     cdef int _report_deadlock(self) except -1

@@ -876,7 +876,7 @@ cdef class Scheduler:
             timeout = self._expire_timers()
         if self.ready_head is not None or self.stopping:
             may_block = False
-        if may_block and timeout < 0 and self._is_deadlocked():
+        if may_block and self._is_deadlocked():
             self._report_deadlock()
             may_block = False
         self.backend.poll(timeout, may_block)
@@ -914,17 +914,30 @@ cdef class Scheduler:
             if node == NULL:
                 return -1
             owner = <Timed>node.owner
-            if node.when > now and not self._is_stale(owner):
+            if node.when > now:
                 return node.when - now
             timers_remove(&self.heap, node)
             owner.expire()
 
-    cdef bint _is_stale(self, Timed owner) noexcept:
+    cdef int64_t _drop_stale_timers(self) except? -4096:
+        """The next deadline that somebody still waits for, or -1; nodes of waits that ended early
+        stay in the heap until they are in the way.
+        """
+        cdef timer *node
         cdef Task task
-        if not isinstance(owner, Task):
-            return False
-        task = <Task>owner
-        return task.deadline == 0 or task.deadline > task.node.when
+        while True:
+            node = timers_nearest(&self.heap)
+            if node == NULL:
+                return -1
+            if not isinstance(<Timed>node.owner, Task):
+                return node.when
+            task = <Task>node.owner
+            if task.deadline == 0:
+                timers_remove(&self.heap, node)
+            elif task.deadline > node.when:
+                timers_move(&self.heap, node, task.deadline)
+            else:
+                return node.when
 
     cdef int _empty_inbox(self) except -1:
         while self.inbox:
@@ -951,6 +964,8 @@ cdef class Scheduler:
 
     cdef bint _is_deadlocked(self) except -1:
         if self.backend.in_flight or self.external_waits or self.stopping:
+            return False
+        if self._drop_stale_timers() >= 0:
             return False
         for thread in threading.enumerate():
             if thread.ident != self.thread_id and not getattr(thread, "_ferrule_worker", False):

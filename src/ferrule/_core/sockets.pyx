@@ -64,7 +64,7 @@ cdef enum:
     PROVIDED_SIZE = 4096         # what one provided buffer holds
     SCRATCH_SIZE = 256 * 1024
     SMALL_READ = 8 * 1024        # below it a socket leaves the scratch buffer again
-    DIRECT_SENDS = 4             # with more in flight than this, sends are queued
+    DIRECT_SENDS = 128             # with more in flight than this, sends are queued
 
 # One per process: between filling it and copying out of it nothing can switch or run.
 cdef char *scratch = <char *>malloc(SCRATCH_SIZE)
