@@ -77,7 +77,7 @@ class Watch:
 
     def delay(self) -> float:
         """Return the seconds to sleep until the next tick."""
-        return self.planned - time.perf_counter()
+        return max(self.planned - time.perf_counter(), 0.0)
 
     def tick(self) -> None:
         """Book every tick that is due: a stall of 50 ms makes 50 late ticks, not one."""
@@ -177,7 +177,7 @@ async def aiofiles_ticker() -> Sample:
 
     async def tick() -> None:
         while not watch.over:
-            await asyncio.sleep(max(watch.delay(), 0))
+            await asyncio.sleep(watch.delay())
             watch.tick()
 
     async def read(path: str) -> None:
@@ -221,7 +221,7 @@ def gevent_ticker(options: dict[str, Any]) -> Sample:
 
     def tick() -> None:
         while not watch.over:
-            gevent.sleep(max(watch.delay(), 0))
+            gevent.sleep(watch.delay())
             watch.tick()
 
     def read(path: str) -> None:
@@ -247,7 +247,7 @@ def threads_ticker(options: dict[str, Any]) -> Sample:
 
     def tick() -> None:
         while not watch.over:
-            time.sleep(max(watch.delay(), 0))
+            time.sleep(watch.delay())
             watch.tick()
 
     with ThreadPoolExecutor(FILES + 2) as pool:
