@@ -94,7 +94,9 @@ cdef class Task(CancelScope):
     cdef Task wait_before, wait_after
     cdef object wait_item
     cdef int wait_outcome
-    cdef list waiters, callbacks
+    cdef Task first_waiter       # of those that wait for the end
+    cdef list more_waiters, callbacks
+    cdef Task joining            # whose end this task waits for
     cdef readonly uint64_t id
     cdef int finish(self) except -1
     cdef int _wait(self, object timeout) except -1

@@ -419,14 +419,17 @@ cdef class Task(CancelScope):
             raise RuntimeError("a task cannot wait for its own end")
         if s is not self.scheduler:
             raise RuntimeError(f"{self.name} belongs to another runtime")
-        if self.waiters is None:
-            self.waiters = []
         cdef int64_t deadline = deadline_after(timeout)
         s.about_to_wait()
-        self.waiters.append(me)
-        cdef Joiners joiners = Joiners.__new__(Joiners)
-        joiners.target = self
+        if self.first_waiter is None:
+            self.first_waiter = me
+        elif self.more_waiters is None:
+            self.more_waiters = [me]
+        else:
+            self.more_waiters.append(me)
+        me.joining = self
         reason = s.wait_on(me, joiners, deadline, True)
+        me.joining = None
         if reason == TIMED_OUT:
             raise TimeoutError(f"{self.name} did not end in time")
         if reason == CANCELLED:
@@ -475,10 +478,15 @@ cdef class Task(CancelScope):
         self.inner = None
         s.live_tasks -= 1
         self.parent.member_done(self)
-        if self.waiters is not None:
-            for waiter in self.waiters:
+        self.parent = self.scope = None
+        self.task = None  # it was its own scope's task: a cycle
+        if self.first_waiter is not None:
+            s.make_ready(self.first_waiter)
+            self.first_waiter = None
+        if self.more_waiters is not None:
+            for waiter in self.more_waiters:
                 s.make_ready(waiter)
-            self.waiters = None
+            self.more_waiters = None
         if self.callbacks is not None:
             callbacks = self.callbacks
             self.callbacks = None
@@ -508,14 +516,23 @@ cdef class Task(CancelScope):
 
 
 cdef class Joiners(Waitable):
-    cdef Task target
+    """Where tasks park that wait for another's end: on `task.joining`."""
 
     cdef int abort_wait(self, Task task) except -1:
-        self.target.waiters.remove(task)
+        cdef Task target = task.joining
+        if target.first_waiter is task:
+            target.first_waiter = None
+            if target.more_waiters:
+                target.first_waiter = target.more_waiters.pop(0)
+        else:
+            target.more_waiters.remove(task)
         return task.scheduler.make_ready(task)
 
     cdef str describe_wait(self, Task task):
-        return f"the end of {self.target.name}"
+        return f"the end of {task.joining.name}"
+
+
+cdef Joiners joiners = Joiners()
 
 
 cdef inline int raise_if_cancelled(Task me) except -1:
