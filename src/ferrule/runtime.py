@@ -179,6 +179,9 @@ class _Interrupts:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+setattr(_Interrupts._interrupt, "ferrule_own", True)  # for the deadlock check  # noqa: B010
+
+
 def run(
     main: Callable[..., T],
     /,

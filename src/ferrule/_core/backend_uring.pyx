@@ -204,6 +204,7 @@ cdef class UringBackend(Backend):
     cdef op *interrupting        # running in a worker, cancelled, to be signalled again
     cdef waker waker
     cdef bint wake_armed, is_open
+    cdef bint woken              # this poll consumed a wake-up: it must not wait any more
     cdef uring_timespec ts
     cdef uint8_t supported[256]
     cdef uring_buf *buffer_ring
@@ -406,6 +407,7 @@ cdef class UringBackend(Backend):
     cdef int poll(self, int64_t timeout, bint may_block) except -1:
         cdef uint32_t n
         cdef int r = 0
+        self.woken = False
         if self.backlog != NULL:
             self._flush_backlog()
         n = ring_flush(&self.r)
@@ -413,7 +415,7 @@ cdef class UringBackend(Backend):
             r = ring_enter(&self.r, n, 0, URING_ENTER_GETEVENTS, NULL)
             self._account(r)
         self._reap()
-        if may_block and self.completed == NULL and r != -EINTR:
+        if may_block and self.completed == NULL and r != -EINTR and not self.woken:
             self._wait(timeout)
             self._reap()
         return 0
@@ -559,6 +561,7 @@ cdef class UringBackend(Backend):
     cdef void _drain_wake(self) noexcept:
         cdef char buf[256]
         self.wake_armed = False
+        self.woken = True
         while posix_read(self.waker.read_fd, buf, sizeof(buf)) == sizeof(buf):
             pass
         # Cleared after the read and before anybody looks at an inbox: a wake that comes now

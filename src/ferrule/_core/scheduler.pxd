@@ -135,7 +135,7 @@ cdef class Scheduler:
     cdef int inbox_filled
     cdef int deadlocks
     cdef readonly bint dead      # in a forked child
-    cdef bint stopping, closed, in_tick, is_main_thread, interrupted
+    cdef bint stopping, closed, in_tick, is_main_thread, interrupted, engine_failed
     cdef unsigned long thread_id
     cdef readonly uint64_t switches, ticks, spawned
     cdef readonly uint32_t leaked
@@ -167,6 +167,7 @@ cdef class Scheduler:
     cdef int _shut_down(self) except -1
     cdef object _outcome(self)
     cdef int _switch(self, object greenlet) except -1
+    cdef int _run_signal_handlers(self) except -1
     cdef int _take_completed(self) except -1
     cdef int64_t _expire_timers(self) except? -4096
     cdef int64_t _drop_stale_timers(self) except? -4096

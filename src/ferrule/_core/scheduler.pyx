@@ -37,6 +37,7 @@ import concurrent.futures
 import contextvars
 import math
 import os
+import signal
 import sys
 import threading
 
@@ -774,10 +775,11 @@ cdef class Scheduler:
         return task
 
     def _tick_failed(self, exc):
-        if self.failure is exc or self.root.cancel_called and isinstance(exc, OSError):
-            # The engine is broken and cancelling did not help: there is no way on.
+        # The engine is broken: fibers get one chance to end, then there is no way on.
+        if self.engine_failed:
             sys.excepthook(type(exc), exc, exc.__traceback__)
             os.abort()
+        self.engine_failed = True
         self.fail(exc)
 
     cdef int switch_to(self, Task task) except -1:
@@ -900,12 +902,19 @@ cdef class Scheduler:
         self._take_completed()
         if may_block:
             if self.is_main_thread:
-                PyErr_CheckSignals()
+                self._run_signal_handlers()
             if self.heap.count:
                 self._expire_timers()
             if fe_flag_take(&self.inbox_filled):
                 self._empty_inbox()
         self.in_tick = False
+        return 0
+
+    cdef int _run_signal_handlers(self) except -1:
+        try:
+            PyErr_CheckSignals()
+        except BaseException as exc:
+            self.fail(exc)  # no fiber is to blame: it ends the run
         return 0
 
     cdef int _take_completed(self) except -1:
@@ -983,6 +992,8 @@ cdef class Scheduler:
         if self.backend.in_flight or self.external_waits or self.stopping:
             return False
         if self._drop_stale_timers() >= 0:
+            return False
+        if self.is_main_thread and has_signal_handlers():
             return False
         for thread in threading.enumerate():
             if thread.ident != self.thread_id and not getattr(thread, "_ferrule_worker", False):
@@ -1179,6 +1190,16 @@ cdef class Scheduler:
         """In a forked child."""
         self.dead = self.closed = True
         self.backend.abandon()
+
+
+def has_signal_handlers():
+    """Whether the program handles a signal in Python: a handler may wake a fiber."""
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if callable(handler) and handler is not signal.default_int_handler:
+            if not getattr(handler, "ferrule_own", False):
+                return True
+    return False
 
 
 cdef object describe(Task task):
