@@ -29,7 +29,7 @@ from libc.string cimport memset
 
 from ferrule._core.backend cimport Backend
 from ferrule._core.operation cimport (
-    OP_CANCEL_SENT, OP_IN_FLIGHT, OP_MAY_BLOCK, OP_PROVIDED_BUFFER, op, op_rows,
+    OP_CANCEL_SENT, OP_IN_FLIGHT, OP_IN_WORKER, OP_MAY_BLOCK, OP_PROVIDED_BUFFER, op, op_rows,
     slots_find, slots_user_data, uring_timespec,
 )
 
@@ -311,7 +311,7 @@ cdef class UringBackend(Backend):
         o.state = OP_IN_FLIGHT
         self.in_flight += 1
         cdef int code = op_rows[o.kind].uring_op
-        if code < 0 or o.traits & OP_MAY_BLOCK or not self.supported[code]:
+        if code < 0 or o.traits & (OP_MAY_BLOCK | OP_IN_WORKER) or not self.supported[code]:
             self.workers_busy += 1
             err = pool_submit(&self.workers, o)
             if err < 0:
@@ -367,7 +367,7 @@ cdef class UringBackend(Backend):
             self.complete(o, -ECANCELED)
             return
         cdef int code = op_rows[o.kind].uring_op
-        if code < 0 or o.traits & OP_MAY_BLOCK or not self.supported[code]:
+        if code < 0 or o.traits & (OP_MAY_BLOCK | OP_IN_WORKER) or not self.supported[code]:
             op_set_cancelled(o)
             if pool_interrupt(&self.workers, o):
                 self._interrupt_later(o)

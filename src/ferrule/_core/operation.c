@@ -96,6 +96,13 @@ static int64_t try_sendfile(struct op *o) {
     off_t off = o->off;
     return result_of(sendfile(o->fd, o->fd2, &off, len_of(o)));
 }
+static int64_t try_lseek(struct op *o) {
+    return result_of(lseek(o->fd, o->off, (int)o->flags));
+}
+static int64_t try_fchmod(struct op *o) { return result_of(fchmod(o->fd, o->mode)); }
+static int64_t try_copy_range(struct op *o) { /* from fd2 to fd, at both files' positions */
+    return result_of(copy_file_range(o->fd2, NULL, o->fd, NULL, len_of(o), 0));
+}
 static int64_t try_timeout(struct op *o) {
     struct timespec ts = {.tv_sec = o->ts.tv_sec, .tv_nsec = o->ts.tv_nsec};
     clockid_t clock = o->flags & URING_TIMEOUT_REALTIME ? CLOCK_REALTIME
@@ -243,6 +250,9 @@ const struct op_row op_rows[OP_KINDS] = {
     [OP_SYMLINKAT] = {"symlinkat", URING_OP_SYMLINKAT, 0, 0, try_symlinkat, prep_symlinkat},
     [OP_SENDFILE] = {"sendfile", -1, POLLOUT, 1, try_sendfile, NULL},
     [OP_TIMEOUT] = {"timeout", URING_OP_TIMEOUT, 0, 0, try_timeout, prep_timeout},
+    [OP_LSEEK] = {"lseek", -1, 0, 0, try_lseek, NULL},
+    [OP_FCHMOD] = {"fchmod", -1, 0, 0, try_fchmod, NULL},
+    [OP_COPY_RANGE] = {"copy_range", -1, 0, 1, try_copy_range, NULL},
 };
 
 /* ---- attempts that cannot sleep ---- */
@@ -262,6 +272,20 @@ int64_t op_try_read(int fd, void *buf, uint64_t len, int64_t off) {
     return result_of(preadv2(fd, &iov, 1, off, RWF_NOWAIT));
 }
 
+/* -EAGAIN: it would wait; -EOPNOTSUPP: this file system cannot tell (ext4). */
+int64_t op_try_write(int fd, const void *buf, uint64_t len, int64_t off) {
+    struct iovec iov = {.iov_base = (void *)buf, .iov_len = len < MAX_LEN ? len : MAX_LEN};
+    return result_of(pwritev2(fd, &iov, 1, off, RWF_NOWAIT));
+}
+
+int64_t op_try_readv(int fd, const struct iovec *iov, int count, int64_t off) {
+    return result_of(preadv2(fd, iov, count, off, RWF_NOWAIT));
+}
+
+int64_t op_try_writev(int fd, const struct iovec *iov, int count, int64_t off) {
+    return result_of(pwritev2(fd, iov, count, off, RWF_NOWAIT));
+}
+
 struct open_how_v0 { uint64_t flags, mode, resolve; };
 #define RESOLVE_CACHED 0x20 /* Linux 5.12 */
 #define SYS_OPENAT2 437     /* the same number everywhere */
@@ -269,7 +293,8 @@ struct open_how_v0 { uint64_t flags, mode, resolve; };
 /* -EAGAIN: the look-up would sleep.  O_NONBLOCK keeps a FIFO's open from waiting for its other
  * end; it is the caller's to look at what was opened and to take the flag back. */
 int64_t op_try_open(int dirfd, const char *path, uint32_t flags, uint32_t mode) {
-    struct open_how_v0 how = {.flags = flags | O_NONBLOCK | O_CLOEXEC, .mode = mode,
+    struct open_how_v0 how = {.flags = flags | O_CLOEXEC, .mode = mode,
                               .resolve = RESOLVE_CACHED};
+    if (!(flags & O_PATH)) how.flags |= O_NONBLOCK; /* openat2 refuses it there */
     return result_of(syscall(SYS_OPENAT2, dirfd, path, &how, sizeof how));
 }

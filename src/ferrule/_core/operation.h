@@ -23,7 +23,7 @@ enum op_kind {
     OP_RECV, OP_SEND, OP_RECVMSG, OP_SENDMSG, OP_ACCEPT, OP_CONNECT, OP_POLL,
     OP_OPENAT, OP_CLOSE, OP_STATX, OP_FSYNC, OP_FALLOCATE, OP_FTRUNCATE, OP_FLOCK,
     OP_GETDENTS, OP_READLINKAT, OP_FACCESSAT, OP_UNLINKAT, OP_MKDIRAT, OP_RENAMEAT, OP_LINKAT,
-    OP_SYMLINKAT, OP_SENDFILE, OP_TIMEOUT,
+    OP_SYMLINKAT, OP_SENDFILE, OP_TIMEOUT, OP_LSEEK, OP_FCHMOD, OP_COPY_RANGE,
     OP_KINDS
 };
 
@@ -31,7 +31,8 @@ enum op_state { OP_FREE, OP_PREPARED, OP_IN_FLIGHT, OP_DONE };
 
 /* op.traits */
 #define OP_PROVIDED_BUFFER 1u /* recv: let the engine choose the buffer */
-#define OP_MAY_BLOCK 2u       /* do not try inline: the attempt may sleep (a FIFO's open) */
+#define OP_MAY_BLOCK 2u       /* in a thread that it may hold for ever (a FIFO's open, a lock) */
+#define OP_IN_WORKER 4u       /* in a worker thread, though the ring could do it */
 
 /* op.how_cancelled */
 #define OP_CANCEL_SENT 1u
@@ -78,6 +79,9 @@ extern const struct op_row op_rows[OP_KINDS];
 int64_t op_try_recv(int fd, void *buf, uint64_t len, int flags);
 int64_t op_try_send(int fd, const void *buf, uint64_t len, int flags);
 int64_t op_try_read(int fd, void *buf, uint64_t len, int64_t off);
+int64_t op_try_write(int fd, const void *buf, uint64_t len, int64_t off);
+int64_t op_try_readv(int fd, const struct iovec *iov, int count, int64_t off);
+int64_t op_try_writev(int fd, const struct iovec *iov, int count, int64_t off);
 int64_t op_try_open(int dirfd, const char *path, uint32_t flags, uint32_t mode);
 
 #endif

@@ -67,6 +67,9 @@ cdef extern from "operation.h" nogil:
         OP_SYMLINKAT
         OP_SENDFILE
         OP_TIMEOUT
+        OP_LSEEK
+        OP_FCHMOD
+        OP_COPY_RANGE
         OP_KINDS
 
     enum op_state:
@@ -78,6 +81,7 @@ cdef extern from "operation.h" nogil:
     enum:
         OP_PROVIDED_BUFFER
         OP_MAY_BLOCK
+        OP_IN_WORKER
         OP_CANCEL_SENT
         OP_FD_CLOSING
 
@@ -124,6 +128,9 @@ cdef extern from "operation.h" nogil:
     int64_t op_try_recv(int fd, void *buf, uint64_t len, int flags)
     int64_t op_try_send(int fd, const void *buf, uint64_t len, int flags)
     int64_t op_try_read(int fd, void *buf, uint64_t len, int64_t off)
+    int64_t op_try_write(int fd, const void *buf, uint64_t len, int64_t off)
+    int64_t op_try_readv(int fd, const iovec *iov, int count, int64_t off)
+    int64_t op_try_writev(int fd, const iovec *iov, int count, int64_t off)
     int64_t op_try_open(int dirfd, const char *path, uint32_t flags, uint32_t mode)
 
 

@@ -1240,7 +1240,8 @@ cdef class Descriptor:
             raise OSError(EBADF, os.strerror(EBADF))
         return 0
 
-    cdef int64_t perform(self, Scheduler s, Slot *slot, int64_t deadline) except? -4096:
+    cdef int64_t perform(self, Scheduler s, Slot *slot, int64_t deadline,
+                         bint cancellable=True) except? -4096:
         """As Scheduler.perform, known to close_fd while it is in flight."""
         cdef op *o = &slot.o
         o.fd_prev = NULL
@@ -1249,7 +1250,7 @@ cdef class Descriptor:
             o.fd_next.fd_prev = o
         self.in_flight = o
         try:
-            return s.perform(slot, deadline, True)
+            return s.perform(slot, deadline, cancellable)
         finally:
             if o.fd_next != NULL:
                 o.fd_next.fd_prev = o.fd_prev
