@@ -4,6 +4,7 @@
 plain blocking-looking calls of this package park only their fiber.
 """
 
+from ferrule._core.raw_file import open
 from ferrule._core.scheduler import (
     Cancelled,
     CancelScope,
@@ -25,3 +26,12 @@ from ferrule.tasks import TaskGroup, fail_after, move_on_after, shield
 from ferrule.workers import blocking
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    # Modules that cost time to import, and that not every program needs.
+    if name in ("fs",):
+        import importlib
+
+        return importlib.import_module(f"ferrule.{name}")
+    raise AttributeError(f"module 'ferrule' has no attribute {name!r}")

@@ -1,0 +1,69 @@
+# File descriptors that only their fiber waits for; what raw files, fs.File and fs.Directory share.
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from ferrule._core.scheduler cimport Descriptor, Scheduler
+
+
+cdef extern from *:
+    """
+    #ifndef FERRULE_FILE_FACTS
+    #define FERRULE_FILE_FACTS
+    #include <stdint.h>
+    struct file_facts { /* of fstat and statx, whichever told */
+        uint64_t dev, ino, nlink, rdev;
+        int64_t size, blocks, block_size;
+        uint32_t mode, uid, gid;
+        int64_t atime, mtime, ctime;       /* seconds */
+        uint32_t atime_ns, mtime_ns, ctime_ns;
+    };
+    #endif
+    """
+    struct file_facts:
+        uint64_t dev, ino, nlink, rdev
+        int64_t size, blocks, block_size
+        uint32_t mode, uid, gid
+        int64_t atime, mtime, ctime
+        uint32_t atime_ns, mtime_ns, ctime_ns
+
+
+cdef class Handle(Descriptor):
+    cdef readonly object name     # the path as given, or the number
+    cdef object __weakref__
+    cdef int flags                # as given to open
+    cdef uint32_t kind            # the S_IFMT bits
+    cdef int64_t block_size, size_at_open
+    cdef bint pristine            # nothing has moved the position since the open
+    cdef bint read_now, write_now  # whether RWF_NOWAIT is worth a try
+    cdef bint owned               # close() closes the number
+    cdef bint finishing           # inside close(): what is buffered must still get out
+    cdef bint finalizing          # in the garbage collector: nothing may switch
+
+    cdef int open_path(self, Scheduler s, object path, int flags, uint32_t mode,
+                       object dir_fd) except -1
+    cdef int adopt(self, int fd, int flags) except -1
+    cdef int learn(self, file_facts *facts) noexcept
+    cdef int64_t read_some(self, Scheduler s, object owner, char *buf, uint64_t n,
+                           int64_t off) except? -4096
+    cdef int64_t read_full(self, Scheduler s, object owner, char *buf, uint64_t n,
+                           int64_t off) except? -4096
+    cdef object read_rest(self, Scheduler s)
+    cdef object read_bytes(self, Scheduler s, uint64_t n, int64_t off)
+    cdef int64_t write_some(self, Scheduler s, object owner, const char *buf, uint64_t n,
+                            int64_t off) except? -4096
+    cdef int64_t write_full(self, Scheduler s, object owner, const char *buf, uint64_t n,
+                            int64_t off) except? -4096
+    cdef int64_t move(self, int64_t off, int whence) except? -4096
+    cdef int64_t call(self, int kind, uint32_t flags, uint32_t mode, int64_t off,
+                      uint64_t n) except? -4096
+    cdef int shut(self) except -1
+    cdef int fail(self, int64_t result) except -1
+
+    cdef int64_t _wait_transfer(self, Scheduler s, int kind, object owner, const char *buf,
+                                uint64_t n, int64_t off) except? -4096
+    cdef int64_t _write_in_place(self, const char *buf, uint64_t n, int64_t off) noexcept
+    cdef int _wait_ready(self, Scheduler s, int events) except -1
+    cdef bint _must_not_wait(self, Scheduler s)
+
+
+cdef int fill_facts(int fd, file_facts *facts) noexcept nogil
+cdef object stat_result(const file_facts *facts)
