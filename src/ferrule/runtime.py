@@ -145,15 +145,14 @@ class _Interrupts:
 
     def __init__(self, scheduler: _scheduler.Scheduler) -> None:
         self._scheduler = scheduler
-        self._ours = False
+        self._installed = False
         self._wakeup_fd = -1
 
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        self._ours = True
-        self._replace = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if self._replace:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._installed = True
             signal.signal(signal.SIGINT, self._interrupt)
         self._scheduler.on_open = self._wake_on_signals
 
@@ -166,17 +165,27 @@ class _Interrupts:
     def _stop_waking(self) -> None:
         signal.set_wakeup_fd(self._wakeup_fd)
         self._scheduler.on_close = None
+        if self._scheduler.dead:  # a forked child never comes to __exit__ if it runs on from here
+            self._restore_handler()
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._scheduler.interrupt()
 
-    def __exit__(self, *exc: object) -> None:
-        if self._ours and self._replace and signal.getsignal(signal.SIGINT) in (
-            self._interrupt,
-            signal.default_int_handler,
-        ):
+    def _restore_handler(self) -> None:
+        if self._installed and signal.getsignal(signal.SIGINT) == self._interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._installed = False
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._restore_handler()
+        if self._scheduler.interrupted and not isinstance(exc, KeyboardInterrupt):
+            raise KeyboardInterrupt  # it came when the run had ended already
 
 
 setattr(_Interrupts._interrupt, "ferrule_own", True)  # for the deadlock check  # noqa: B010
@@ -207,10 +216,7 @@ def run(
 
 def current_runtime() -> Runtime:
     """The runtime of the running fiber; RuntimeError outside one."""
-    scheduler = _scheduler.current_thread_scheduler()
-    if scheduler is None:
-        raise RuntimeError("no runtime is running in this thread: start one with ferrule.run(main)")
-    runtime: Runtime = scheduler.runtime
+    runtime: Runtime = _scheduler.current_thread_scheduler().runtime
     return runtime
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from ferrule._core.scheduler import Cancelled, CancelScope, GroupScope, Task
+from ferrule._core.scheduler import Cancelled, CancelScope, GroupScope, Task, checkpoint
 from ferrule.clocks import now
 
 P = ParamSpec("P")
@@ -47,16 +47,15 @@ class TaskGroup:
     def wait(self) -> None:
         """Wait until every task spawned so far has ended; the group stays open.
 
-        A switch point.  When a member failed or the group was cancelled, raises Cancelled here
-        and leaves the failures to the end of the block.
+        A switch and cancellation point.  When a member failed or the group was cancelled, waits
+        for the end of all, raises Cancelled here, and leaves the failures to the end of the block.
+        Only for the task that opened the group.
         """
-        scope = self._open_scope()
-        scope.wait_members()
-        if scope.cancel_called:
-            raise Cancelled("the group was cancelled")
+        self._open_scope().wait_members(cancellable=True)
+        checkpoint()
 
     def cancel(self) -> None:
-        """Cancel the members and the body.  Idempotent; not a switch point."""
+        """Cancel the members and the body.  Idempotent; from any thread; not a switch point."""
         self._open_scope().cancel()
 
     def _open_scope(self) -> GroupScope:
@@ -74,7 +73,7 @@ class TaskGroup:
         if exc is not None:
             scope.cancel()
         try:
-            scope.wait_members()
+            scope.wait_members(cancellable=False)
         finally:
             self._scope = None
             caught = scope.__exit__(kind, exc, tb) if isinstance(exc, Cancelled) else (
@@ -83,9 +82,26 @@ class TaskGroup:
         failures = list(scope.errors)
         if exc is not None and not isinstance(exc, Cancelled):
             failures.append(exc)
-        if failures:
-            raise BaseExceptionGroup("a task of the group failed", failures) from None
+        try:
+            if failures:
+                _raise_failures(failures)
+        finally:
+            del exc, failures  # their tracebacks refer to this frame
         return bool(caught)
+
+
+def _raise_failures(failures: list[BaseException]) -> None:
+    """Raise them as one group; an exception that asks for the end of the program stays bare."""
+    try:
+        for failure in failures:
+            if isinstance(failure, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+                others = [other for other in failures if other is not failure]
+                if not others:
+                    raise failure
+                raise failure from BaseExceptionGroup("tasks of the group failed too", others)
+        raise BaseExceptionGroup("a task of the group failed", failures) from None
+    finally:
+        del failures
 
 
 def move_on_after(seconds: float) -> CancelScope:

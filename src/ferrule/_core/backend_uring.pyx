@@ -235,6 +235,7 @@ cdef class UringBackend(Backend):
             raise OSError(err, f"cannot make the wake-up pipe: {os.strerror(err)}")
         self.waker.read_fd = fds[0]
         self.waker.write_fd = fds[1]
+        atomic_set_int(&self.waker.pending, 0)  # a wake before there was a pipe must not mute it
         return 0
 
     cdef int _set_up(self) except -1:

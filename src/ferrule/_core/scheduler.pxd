@@ -58,10 +58,14 @@ cdef class CancelScope(Timed):
     cdef readonly bint cancel_called
     cdef readonly bint cancelled_caught
     cdef bint shielded
+    cdef bint left               # entered, and left again
     cdef bint effective          # cancelled: by itself, or from outside through no shield
     cdef int64_t deadline_ns     # 0: none
     cdef int cancel_now(self) except -1
     cdef int refresh(self) except -1
+    cdef int start_timer(self) except -1
+    cdef int leave(self) except -1
+    cdef bint _is_cancelled(self) noexcept
     cdef int member_done(self, Task task) except -1
 
 
@@ -98,9 +102,11 @@ cdef class Task(CancelScope):
     cdef list more_waiters, callbacks
     cdef Task joining            # whose end this task waits for
     cdef readonly uint64_t id
+    cdef object __weakref__
     cdef int finish(self) except -1
     cdef int _wait(self, object timeout) except -1
     cdef int _call_back(self, object fn) except -1
+    cdef int decide_base_exception(self, exc) except -1
     cdef int _report(self) except -1
 
 
@@ -132,10 +138,14 @@ cdef class Scheduler:
     cdef uint32_t inline_count
     cdef int64_t slice_start
     cdef object inbox, failure
+    cdef list failed_tasks       # weakly: nobody has asked for their exceptions yet
+    cdef Py_ssize_t failed_tasks_limit
     cdef int inbox_filled
-    cdef int deadlocks
+    cdef object deadlock         # the DeadlockError, once there was one
+    cdef int failed_polls        # in a row
     cdef readonly bint dead      # in a forked child
-    cdef bint stopping, closed, in_tick, is_main_thread, interrupted, engine_failed
+    cdef readonly bint interrupted   # by Ctrl-C
+    cdef bint stopping, closed, in_tick, is_main_thread
     cdef unsigned long thread_id
     cdef readonly uint64_t switches, ticks, spawned
     cdef readonly uint32_t leaked
@@ -163,18 +173,24 @@ cdef class Scheduler:
     # The seam: 0, or the -errno that the next attempt of this kind is to fail with; may shorten.
     cdef int64_t inject(self, int kind, uint64_t *length) except? -4096
 
+    cdef int root_fails(self, exc) except -1
+    cdef int note_failure(self, Task task) except -1
+    cdef int report_failures(self) except -1
+    cdef int look_around(self) except -1
+
     cdef int _run_hub(self) except -1
     cdef int _shut_down(self) except -1
     cdef object _outcome(self)
     cdef int _switch(self, object greenlet) except -1
-    cdef int _run_signal_handlers(self) except -1
     cdef int _take_completed(self) except -1
     cdef int64_t _expire_timers(self) except? -4096
     cdef int64_t _drop_stale_timers(self) except? -4096
     cdef int _empty_inbox(self) except -1
     cdef bint _is_deadlocked(self) except -1
     cdef int _report_deadlock(self) except -1
-    cdef int _lift_shields(self, CancelScope scope) except -1
+    cdef int _lift_shields(self) except -1
+    cdef int _poll(self, int64_t timeout, bint may_block) except -1
+    cdef int _run_signal_handlers(self) except -1
     cdef int _release_slot(self, Slot *slot) except -1
 
 

@@ -14,7 +14,7 @@ is kept up to date downwards, so a cancellation point looks at one flag.
 """
 cimport cython
 from cpython.buffer cimport PyBuffer_Release
-from cpython.exc cimport PyErr_CheckSignals, PyErr_WriteUnraisable
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.errno cimport (
@@ -40,6 +40,7 @@ import os
 import signal
 import sys
 import threading
+import weakref
 
 cdef extern from *:
     """
@@ -63,6 +64,8 @@ cdef extern from "<errno.h>":
     int ECANCELED, ETIME
 
 cdef extern from "Python.h":
+    void PyErr_SetObject(object kind, object exc)
+    void PyErr_WriteUnraisable(object source)
     int PyContext_Enter(object ctx) except -1
     int PyContext_Exit(object ctx) except -1
     object PyContext_CopyCurrent()
@@ -84,6 +87,7 @@ cdef enum:
     IDLE_FIBERS_MAX = 16384
     FIBER_DEPTH_MAX = 64 * 1024     # a fiber that parked deeper keeps that memory: not reused
     ERROR_RETURN = -4096            # never a kernel result
+    FAILED_POLLS_MAX = 10
 
 
 class Cancelled(BaseException):
@@ -186,8 +190,7 @@ cdef class CancelScope(Timed):
     """
 
     def __init__(self, *, deadline=None, shield=False):
-        if deadline is not None:
-            self.deadline_ns = max(1, seconds_to_ns(deadline, "deadline"))
+        self.deadline_ns = deadline_to_ns(deadline)
         self.shielded = shield
 
     def __enter__(self):
@@ -196,28 +199,42 @@ cdef class CancelScope(Timed):
         if self.task is not None:
             raise RuntimeError("a cancel scope is entered once; make a new one")
         self.home = s
+        if self.deadline_ns:
+            self.start_timer()
         self.task = me
         self.parent = me.scope
         me.scope.inner = self
         me.scope = self
         self.refresh()
-        if self.deadline_ns:
-            timers_add(&s.heap, &self.node, self.deadline_ns)
         return self
+
+    cdef int start_timer(self) except -1:
+        # A deadline that has passed counts from the first cancellation point, not from the next
+        # tick.
+        if self.deadline_ns <= monotonic_ns():
+            return self.cancel_now()
+        if timers_add(&self.home.heap, &self.node, self.deadline_ns) < 0:
+            raise MemoryError("no memory for a timer")
+        return 0
 
     def __exit__(self, kind, exc, tb):
         cdef Task me = self.task
         if me is None or me.scope is not self or me.scheduler.current is not me:
             raise RuntimeError("cancel scopes must be left in the reverse order of entering, "
                                "by the task that entered")
-        timers_remove(&self.home.heap, &self.node)
-        me.scope = self.parent
-        self.parent.inner = None
+        self.leave()
         if exc is None or not self.effective:
             return False
         if self.parent.effective and not self.shielded:
             return False  # the outer scope's to catch
         return self._catch(exc)
+
+    cdef int leave(self) except -1:
+        timers_remove(&self.home.heap, &self.node)
+        self.task.scope = self.parent
+        self.parent.inner = None
+        self.left = True
+        return 0
 
     def _catch(self, exc):
         if isinstance(exc, Cancelled):
@@ -246,20 +263,32 @@ cdef class CancelScope(Timed):
         return 0
 
     cdef int refresh(self) except -1:
-        cdef bint now = self.cancel_called or (
-            not self.shielded and self.parent is not None and self.parent.effective)
-        cdef Task member
-        if now == self.effective:
+        """Bring `effective` up to date here and below, and wake whom that cancels."""
+        # With a list instead of recursion: scopes nest as deep as tasks start tasks, and this runs
+        # on a fiber's stack.
+        cdef CancelScope scope
+        cdef list todo
+        cdef bint now
+        if self.effective == self._is_cancelled():
             return 0
-        self.effective = now
-        if self.inner is not None:
-            self.inner.refresh()
-        if self.members:
-            for member in list(self.members):
-                member.refresh()
-        if now and self.task is not None and self.task.scope is self:
-            deliver_cancel(self.task)
+        todo = [self]
+        while todo:
+            scope = todo.pop()
+            now = scope._is_cancelled()
+            if now == scope.effective:
+                continue
+            scope.effective = now
+            if scope.inner is not None:
+                todo.append(scope.inner)
+            if scope.members:
+                todo.extend(scope.members)
+            if now and scope.task is not None and scope.task.scope is scope:
+                deliver_cancel(scope.task)
         return 0
+
+    cdef bint _is_cancelled(self) noexcept:
+        return self.cancel_called or (
+            not self.shielded and self.parent is not None and self.parent.effective)
 
     cdef int member_done(self, Task task) except -1:
         self.members.discard(task)
@@ -285,11 +314,18 @@ cdef class CancelScope(Timed):
 
     @deadline.setter
     def deadline(self, value):
-        self.deadline_ns = 0 if value is None else max(1, seconds_to_ns(value, "deadline"))
-        if self.task is not None and self.task.scope is not None:
+        self.deadline_ns = deadline_to_ns(value)
+        if self.task is not None and not self.left:
             timers_remove(&self.home.heap, &self.node)
             if self.deadline_ns:
-                timers_add(&self.home.heap, &self.node, self.deadline_ns)
+                self.start_timer()
+
+
+cdef int64_t deadline_to_ns(object deadline) except -1:
+    """0 is none: also for an infinite one, which must not look like a timer that will fire."""
+    if deadline is None or deadline == math.inf:
+        return 0
+    return max(1, seconds_to_ns(deadline, "deadline"))
 
 
 cdef int deliver_cancel(Task task) except -1:
@@ -327,19 +363,30 @@ cdef class GroupScope(CancelScope):
         """Add a task; it is born cancelled if the group is."""
         if self.task is None:
             raise RuntimeError("the group is not entered: use it in a with statement")
-        if self.task.scope is None or self.parent is None:
+        if self.left:
             raise RuntimeError("the group has been left")
-        return current_scheduler().add_task(fn, args, name, self)
+        if self.home is not current_scheduler():
+            raise RuntimeError("the group belongs to another runtime")
+        return self.home.add_task(fn, args, name, self)
 
-    def wait_members(self):
-        """Park until no member is left.  Not a cancellation point: members are cancelled with us,
-        and their end is what ends the wait.
+    def wait_members(self, *, bint cancellable):
+        """Park until no member is left.
+
+        With ``cancellable`` a cancellation point, for scopes inside the group; a cancellation of
+        the group itself reaches the members, and their end is what is waited for.
         """
         cdef Scheduler s = current_scheduler()
         cdef Task me = s.running()
+        if me is not self.task:
+            raise RuntimeError("only the task that opened a group can wait for it")
+        if me.no_switch:
+            raise RuntimeError("this would switch fibers inside no_switch()")
         while self.members:
+            if cancellable and me.scope.effective and not self.effective:
+                raise Cancelled("the scope was cancelled")
             self.owner_waiting = me
-            s.wait_on(me, self.emptied, 0, False)
+            s.wait_on(me, self.emptied, 0, cancellable and not self.effective)
+            self.owner_waiting = None
 
 
 # ---- tasks ----
@@ -352,6 +399,19 @@ cdef class Task(CancelScope):
 
     def __init__(self):
         raise TypeError("tasks are made by ferrule.spawn() and TaskGroup.spawn()")
+
+    def __enter__(self):
+        raise TypeError("a task is no context manager: use TaskGroup")
+
+    @property
+    def shield(self):
+        """Tasks have none: shield the block inside that must not be cancelled."""
+        raise AttributeError("a task cannot be shielded: use ferrule.shield() inside it")
+
+    @property
+    def deadline(self):
+        """Tasks have none: use `move_on_after` inside."""
+        raise AttributeError("a task has no deadline: use ferrule.move_on_after() inside it")
 
     @property
     def name(self):
@@ -434,7 +494,7 @@ cdef class Task(CancelScope):
         if reason == TIMED_OUT:
             raise TimeoutError(f"{self.name} did not end in time")
         if reason == CANCELLED:
-            raise_if_cancelled(me)
+            raise Cancelled("the scope was cancelled")
         return 0
 
     def add_done_callback(self, fn):
@@ -447,13 +507,15 @@ cdef class Task(CancelScope):
             self.callbacks.append(fn)
 
     cdef int _call_back(self, object fn) except -1:
-        cdef Task me = self.scheduler.current
+        cdef Task me = None
+        if self.scheduler is scheduler_or_none():
+            me = self.scheduler.current
         if me is not None:
             me.no_switch += 1
         try:
             fn(self)
-        except BaseException:
-            PyErr_WriteUnraisable(self)
+        except BaseException as exc:
+            report_unraisable(exc, self)
         finally:
             if me is not None:
                 me.no_switch -= 1
@@ -472,11 +534,12 @@ cdef class Task(CancelScope):
     cdef int finish(self) except -1:
         cdef Scheduler s = self.scheduler
         cdef Task waiter
+        while self.scope is not self:
+            self.scope.leave()  # entered and never left
         timers_remove(&s.heap, &self.node)
         self.state = DONE
         self.fn = self.context = None
         self.args = None
-        self.inner = None
         s.live_tasks -= 1
         self.parent.member_done(self)
         self.parent = self.scope = None
@@ -493,6 +556,8 @@ cdef class Task(CancelScope):
             self.callbacks = None
             for fn in callbacks:
                 self._call_back(fn)
+        if self.outcome == RAISED and not self.observed:
+            s.note_failure(self)
         if self is s.main:
             s.root.cancel_now()
         if s.live_tasks == 0:
@@ -508,12 +573,19 @@ cdef class Task(CancelScope):
             self.observed = True
             self._report()
 
-    cdef int _report(self) except -1:
-        try:
-            raise self.value
-        except BaseException:
-            PyErr_WriteUnraisable(self)
+    cdef int decide_base_exception(self, exc) except -1:
+        if not isinstance(exc, BaseExceptionGroup):
+            self.observed = True  # KeyboardInterrupt, SystemExit: run() raises it
+            return self.scheduler.root_fails(exc)
+        if self.effective:
+            cancellations, rest = exc.split(Cancelled)
+            if cancellations is not None:
+                self.value = cancellations if rest is None else rest
+                self.outcome = WAS_CANCELLED if rest is None else RAISED
         return 0
+
+    cdef int _report(self) except -1:
+        return report_unraisable(self.value, self)
 
 
 cdef class Joiners(Waitable):
@@ -534,12 +606,6 @@ cdef class Joiners(Waitable):
 
 
 cdef Joiners joiners = Joiners()
-
-
-cdef inline int raise_if_cancelled(Task me) except -1:
-    if me.scope.effective:
-        raise Cancelled("the scope was cancelled")
-    return 0
 
 
 # ---- fibers ----
@@ -587,8 +653,8 @@ cdef class Fiber:
         except BaseException as exc:
             task.value = exc
             task.outcome = RAISED
-            if not isinstance(exc, Exception) and not isinstance(exc, BaseExceptionGroup):
-                self.scheduler.fail(exc)  # KeyboardInterrupt, SystemExit
+            if not isinstance(exc, Exception):
+                task.decide_base_exception(exc)
         PyContext_Exit(context)
         task.fiber = None
         if not self.scheduler.dead:
@@ -623,6 +689,8 @@ cdef class Scheduler:
         self.max_fibers = 0xffffffff if max_fibers is None else max_fibers
         self.idle_fibers = []
         self.inbox = collections.deque()
+        self.failed_tasks = []
+        self.failed_tasks_limit = 64
         self.sleepers = Sleepers()
         self.operations = Operations()
         self.root = CancelScope()
@@ -644,28 +712,35 @@ cdef class Scheduler:
             raise RuntimeError("ferrule.run() is already running in this thread: spawn a task")
         if self.closed:
             raise RuntimeError("this runtime has ended: make a new one")
+        if self.hub is not None:
+            raise RuntimeError("this runtime is running in another thread")
         try:
             self.backend.open()
-        except OSError as exc:
-            raise EngineUnavailable(exc.errno, exc.strerror) from exc
+        except BaseException as exc:
+            self.backend.close()
+            if isinstance(exc, OSError):
+                raise EngineUnavailable(exc.errno, exc.strerror) from exc
+            raise
         self.thread_id = threading.get_ident()
         self.is_main_thread = threading.current_thread() is threading.main_thread()
         cdef PyGreenlet *hub = PyGreenlet_GetCurrent()
         self.hub = <object><PyObject *>hub
         Py_DECREF(self.hub)
         fe_thread_scheduler = <PyObject *>self
-        if self.on_open is not None:
-            self.on_open()
+        open_schedulers.append(self)
         try:
+            if self.on_open is not None:
+                self.on_open()
             self.main = self.add_task(fn, args, "main", self.root)
             self.main.observed = True
             self._run_hub()
             if self.dead:
                 raise RuntimeError("this is a forked child: the runtime stayed with the parent")
         finally:
+            fe_thread_scheduler = NULL
             if not self.dead:
                 self._shut_down()
-            fe_thread_scheduler = NULL
+                open_schedulers.remove(self)
         return self._outcome()
 
     cdef int _run_hub(self) except -1:
@@ -689,7 +764,8 @@ cdef class Scheduler:
     #  4. Idle fibers are told to return.  None of them holds a task.
     #  5. The engine cancels and drains what is still in flight (abandoned slots), then closes; what
     #     will not drain is leaked on purpose, and counted.
-    #  6. Only then are slots and timers freed (__dealloc__).
+    #  6. Failures nobody asked about are reported; nobody can wait for those tasks any more.
+    #  7. Only then are slots and timers freed (__dealloc__).
     cdef int _shut_down(self) except -1:
         cdef Fiber fiber
         self.closed = True
@@ -700,34 +776,56 @@ cdef class Scheduler:
             self.on_close()
         self.leaked = self.backend.close()
         self.hub = None
+        return self.report_failures()
+
+    cdef int note_failure(self, Task task) except -1:
+        # Weakly: a failed task that nobody holds any more reports at once, in its __del__.
+        if len(self.failed_tasks) >= self.failed_tasks_limit:
+            self.failed_tasks = [ref for ref in self.failed_tasks if is_unobserved(ref())]
+            self.failed_tasks_limit = 2 * len(self.failed_tasks) + 64
+        self.failed_tasks.append(weakref.ref(task))
+        return 0
+
+    cdef int report_failures(self) except -1:
+        cdef Task task
+        for ref in self.failed_tasks:
+            task = ref()
+            if is_unobserved(task):
+                task.observed = True
+                task._report()
+        self.failed_tasks = []
         return 0
 
     cdef object _outcome(self):
         cdef Task main = self.main
         self.main = None
-        if self.interrupted:
-            raise KeyboardInterrupt
-        if self.failure is not None:
-            failure = self.failure
-            self.failure = None
-            raise failure
-        return main.result()
+        failure = KeyboardInterrupt() if self.interrupted else self.failure
+        self.failure = None
+        if failure is None:
+            return main.result()
+        if main.outcome == RAISED and failure.__context__ is None and failure is not main.value:
+            failure.__context__ = main.value  # what went wrong while it was ending
+        raise failure
 
-    def fail(self, exc):
+    cdef int root_fails(self, exc) except -1:
         """End the run with ``exc``: cancel everything; the first failure is what run() raises."""
         if self.failure is None:
             self.failure = exc
-        self.root.cancel()
+        return self.root.cancel_now()
 
     def interrupt(self):
         """Ctrl-C: called from the signal handler, in any state of the loop."""
         self.interrupted = True
         self.post(self.root.cancel)
 
+    def external_work(self, int change):
+        """Work outside that may wake a fiber begins (1) or has ended (-1).  From any thread."""
+        self.external_waits += change
+
     # ---- switching ----
 
     cdef Task running(self):
-        if self.current is None or self.in_tick:
+        if self.current is None or self.current.state != RUNNING:
             raise RuntimeError("this call blocks, and there is no fiber to park here "
                                "(a signal handler or a callback of the loop)")
         return self.current
@@ -742,7 +840,7 @@ cdef class Scheduler:
         return me
 
     cdef int make_ready(self, Task task) except -1:
-        if task.state != PARKED and task.state != NEW and task.state != RUNNING:
+        if task.state != PARKED and task.state != NEW:
             return 0  # already on its way
         if task.state != NEW:
             task.state = READY
@@ -775,12 +873,11 @@ cdef class Scheduler:
         return task
 
     def _tick_failed(self, exc):
-        # The engine is broken: fibers get one chance to end, then there is no way on.
-        if self.engine_failed:
+        if self.failed_polls >= FAILED_POLLS_MAX and self.ready_head is None:
+            # The engine is broken, and cancelling everything did not help: there is no way on.
             sys.excepthook(type(exc), exc, exc.__traceback__)
             os.abort()
-        self.engine_failed = True
-        self.fail(exc)
+        self.root_fails(exc)
 
     cdef int switch_to(self, Task task) except -1:
         cdef Fiber fiber = task.fiber
@@ -857,9 +954,10 @@ cdef class Scheduler:
         cdef Task me = self.running()
         if me.no_switch:
             raise RuntimeError("this would switch fibers inside no_switch()")
-        self.make_ready(me)
         me.interruptible = False
         me.waiting_on = None
+        me.state = PARKED
+        self.make_ready(me)
         cdef Task task = self.next_task()
         if task is not me:
             self.switch_to(task)
@@ -870,7 +968,19 @@ cdef class Scheduler:
         return 0
 
     cdef int checkpoint(self) except -1:
-        return raise_if_cancelled(self.running())
+        cdef Task me = self.running()
+        self.look_around()
+        if me.scope.effective:
+            raise Cancelled("the scope was cancelled")
+        return 0
+
+    cdef int look_around(self) except -1:
+        """For fibers that compute: see deadlines and cancellations that came since the last tick."""
+        if fe_flag_take(&self.inbox_filled):
+            self._empty_inbox()
+        if self.heap.count:
+            self._expire_timers()
+        return 0
 
     cdef int spend_budget(self) except -1:
         """After an operation that completed without a switch: let others run now and then."""
@@ -895,10 +1005,13 @@ cdef class Scheduler:
             timeout = self._expire_timers()
         if self.ready_head is not None or self.stopping:
             may_block = False
-        if may_block and self._is_deadlocked():
-            self._report_deadlock()
-            may_block = False
-        self.backend.poll(timeout, may_block)
+        if may_block and not self.backend.in_flight and not self.external_waits:
+            if self._is_deadlocked():
+                self._report_deadlock()
+                may_block = False
+            elif self.ready_head is not None:
+                may_block = False  # looking ran Python code, which may have waked somebody
+        self._poll(timeout, may_block)
         self._take_completed()
         if may_block:
             if self.is_main_thread:
@@ -910,11 +1023,20 @@ cdef class Scheduler:
         self.in_tick = False
         return 0
 
+    cdef int _poll(self, int64_t timeout, bint may_block) except -1:
+        try:
+            self.backend.poll(timeout, may_block)
+        except BaseException:
+            self.failed_polls += 1
+            raise
+        self.failed_polls = 0
+        return 0
+
     cdef int _run_signal_handlers(self) except -1:
         try:
             PyErr_CheckSignals()
         except BaseException as exc:
-            self.fail(exc)  # no fiber is to blame: it ends the run
+            self.root_fails(exc)  # no fiber is to blame: it ends the run
         return 0
 
     cdef int _take_completed(self) except -1:
@@ -966,30 +1088,30 @@ cdef class Scheduler:
                 return node.when
 
     cdef int _empty_inbox(self) except -1:
-        while self.inbox:
+        cdef Py_ssize_t posted
+        for posted in range(len(self.inbox)):  # what is posted meanwhile comes next time
             item = self.inbox.popleft()
             if isinstance(item, Task):
                 self.make_ready(<Task>item)
                 continue
             try:
                 item()
-            except BaseException:
-                PyErr_WriteUnraisable(item)
+            except BaseException as exc:
+                report_unraisable(exc, item)
         return 0
 
     cdef int post(self, object item) except -1:
         """From any thread: make a task ready, or call something, in the next tick."""
-        if self.closed:
-            return 0
         self.inbox.append(item)
         fe_flag_set(&self.inbox_filled)
-        self.backend.wake()
+        if not self.closed:  # looked at last: appending may have let other threads run
+            self.backend.wake()
         return 0
 
     # ---- deadlock ----
 
     cdef bint _is_deadlocked(self) except -1:
-        if self.backend.in_flight or self.external_waits or self.stopping:
+        if self.stopping:
             return False
         if self._drop_stale_timers() >= 0:
             return False
@@ -998,29 +1120,30 @@ cdef class Scheduler:
         for thread in threading.enumerate():
             if thread.ident != self.thread_id and not getattr(thread, "_ferrule_worker", False):
                 return False  # it may wake a fiber
-        return True
+        # A thread may have posted something and ended while we looked.
+        return self.ready_head is None and not self.inbox
 
     cdef int _report_deadlock(self) except -1:
-        self.deadlocks += 1
-        if self.deadlocks == 1:
+        """Cancel everything; then what is shielded; then give up on what still waits."""
+        if self.deadlock is None:
             lines = [f"  {name} waits for {what}" for name, what in self.waiting()]
-            self.fail(DeadlockError("every fiber waits and nothing can wake one:\n"
-                                    + "\n".join(lines)))
-        elif self.deadlocks == 2:
-            self._lift_shields(self.root)
-        else:
-            self.stopping = True  # their fibers are leaked; run() says why
+            self.deadlock = DeadlockError("every fiber waits and nothing can wake one:\n"
+                                          + "\n".join(lines))
+            self.root_fails(self.deadlock)
+            if self.ready_head is not None:
+                return 0
+        self._lift_shields()
+        if self.ready_head is None:
+            stuck = ", ".join(task.name for task in self.tasks())
+            self.deadlock.add_note(f"these could not even be cancelled, and are lost: {stuck}")
+            self.stopping = True
         return 0
 
-    cdef int _lift_shields(self, CancelScope scope) except -1:
-        cdef CancelScope member
-        scope.shielded = False
-        scope.refresh()
-        if scope.inner is not None:
-            self._lift_shields(scope.inner)
-        if scope.members:
-            for member in list(scope.members):
-                self._lift_shields(member)
+    cdef int _lift_shields(self) except -1:
+        cdef CancelScope scope
+        for scope in subtree(self.root):
+            scope.shielded = False
+            scope.refresh()
         return 0
 
     def waiting(self):
@@ -1029,9 +1152,7 @@ cdef class Scheduler:
 
     def tasks(self):
         """Every task that has not ended."""
-        found = []
-        collect_tasks(self.root, found)
-        return found
+        return [scope for scope in subtree(self.root) if isinstance(scope, Task)]
 
     # ---- tasks ----
 
@@ -1189,6 +1310,8 @@ cdef class Scheduler:
     def abandon(self):
         """In a forked child."""
         self.dead = self.closed = True
+        if self.on_close is not None:
+            self.on_close()
         self.backend.abandon()
 
 
@@ -1208,22 +1331,39 @@ cdef object describe(Task task):
     return task.waiting_on.describe_wait(task)
 
 
-cdef int collect_tasks(CancelScope scope, list found) except -1:
-    cdef CancelScope member
-    if isinstance(scope, Task):
-        found.append(scope)
-    if scope.inner is not None:
-        collect_tasks(scope.inner, found)
-    if scope.members:
-        for member in scope.members:
-            collect_tasks(member, found)
+cdef int report_unraisable(exc, source) except -1:
+    """Hand an exception that nobody will see to sys.unraisablehook, with its traceback."""
+    PyErr_SetObject(type(exc), exc)
+    PyErr_WriteUnraisable(source)
     return 0
 
 
+cdef list subtree(CancelScope top):
+    """`top` and every scope inside it, outer ones first."""
+    cdef CancelScope scope
+    cdef list found = [top]
+    for scope in found:  # grows meanwhile
+        if scope.inner is not None:
+            found.append(scope.inner)
+        if scope.members:
+            found.extend(scope.members)
+    return found
+
+
+cdef bint is_unobserved(Task task):
+    return task is not None and task.outcome == RAISED and not task.observed
+
+
+# Every scheduler that is open, so that a forked child can drop all of them: it has neither the
+# threads nor the ring memory of its parent.
+cdef list open_schedulers = []
+
+
 def _after_fork_in_child():
-    cdef Scheduler s = scheduler_or_none()
-    if s is not None:
+    cdef Scheduler s
+    for s in open_schedulers:
         s.abandon()
+    open_schedulers.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -1314,8 +1454,8 @@ def current_task():
 
 
 def current_thread_scheduler():
-    """This thread's scheduler, or None."""
-    return scheduler_or_none()
+    """This thread's scheduler; RuntimeError where there is none."""
+    return current_scheduler()
 
 
 def sleep(seconds):
@@ -1334,7 +1474,7 @@ def sleep(seconds):
 
 cdef int sleep_to(Scheduler s, Task me, int64_t deadline) except -1:
     if s.wait_on(me, s.sleepers, deadline, True) == CANCELLED:
-        raise_if_cancelled(me)
+        raise Cancelled("the scope was cancelled")
     return 0
 
 
@@ -1378,7 +1518,10 @@ def checkpoint():
 
 def cancel_requested():
     """Whether the next cancellation point would raise.  Neither a switch nor a cancellation point."""
-    return bool(current_scheduler().running().scope.effective)
+    cdef Scheduler s = current_scheduler()
+    cdef Task me = s.running()
+    s.look_around()
+    return bool(me.scope.effective)
 
 
 cdef class no_switch:
@@ -1392,5 +1535,7 @@ cdef class no_switch:
         self.task.no_switch += 1
 
     def __exit__(self, kind, exc, tb):
+        if self.task is None:
+            raise RuntimeError("this no_switch() is not entered")
         self.task.no_switch -= 1
         self.task = None

@@ -141,14 +141,15 @@ cdef class Event(WaitList):
         cancellation point.
         """
         cdef Task me = enter_point()
+        cdef int64_t deadline
         if self.flag:
             if me is not None:
                 me.scheduler.spend_budget()
             return True
         if timeout is not None and timeout <= 0:
             return False
-        me = current_scheduler().about_to_wait()
-        return self.park(me, deadline_after(timeout)) == GRANTED
+        deadline = deadline_after(timeout)
+        return self.park(current_scheduler().about_to_wait(), deadline) == GRANTED
 
     cdef str describe_wait(self, Task task):
         return "an Event"
@@ -271,6 +272,7 @@ cdef class Queue:
         """
         cdef Task me = None
         cdef Grant how
+        cdef int64_t deadline
         if block:
             if timeout is not None and timeout < 0:
                 raise ValueError("'timeout' must be a non-negative number")
@@ -281,10 +283,11 @@ cdef class Queue:
             return
         if not block or (timeout is not None and timeout == 0):
             raise Full
+        deadline = deadline_after(timeout)
         me = current_scheduler().about_to_wait()
         me.wait_item = item
         try:
-            how = self.putters.park(me, deadline_after(timeout))
+            how = self.putters.park(me, deadline)
         finally:
             me.wait_item = None
         if how == SHUT_DOWN:
@@ -316,6 +319,7 @@ cdef class Queue:
         """
         cdef Task me = None
         cdef Grant how
+        cdef int64_t deadline
         if block:
             if timeout is not None and timeout < 0:
                 raise ValueError("'timeout' must be a non-negative number")
@@ -329,8 +333,9 @@ cdef class Queue:
             raise QueueShutDown
         if not block or (timeout is not None and timeout == 0):
             raise Empty
+        deadline = deadline_after(timeout)
         me = current_scheduler().about_to_wait()
-        how = self.getters.park(me, deadline_after(timeout))
+        how = self.getters.park(me, deadline)
         item = me.wait_item
         me.wait_item = None
         if how == GRANTED:
@@ -447,11 +452,9 @@ cdef class Waiter(Waitable):
             elif me.no_switch:
                 raise RuntimeError("this would switch fibers inside no_switch()")
             self.task = me
-            s.external_waits += 1
             try:
                 reason = s.wait_on(me, self, deadline, cancellable)
             finally:
-                s.external_waits -= 1
                 self.task = None
             if not self.woken:
                 if reason == TIMED_OUT:
