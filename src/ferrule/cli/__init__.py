@@ -1,0 +1,44 @@
+"""The command ``ferrule``, also ``python -m ferrule``.
+
+One module per sub-command; each has ``add_parser`` and ``run(args) -> exit status``:
+
+  doctor.py   what this machine offers and which engine is chosen   (uses facts.py)
+  serve.py    a static file server                                  (http_server.py does the work)
+  demo.py     the main job on real input: serve and fetch a folder
+
+Below serve: http_server (connections, timeouts) → http_request (bytes → requests), conditions
+(preconditions, ranges), static_files (cache) → file_tree (opening safely), listing, media_types.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import ferrule
+from ferrule.cli import demo, doctor, serve
+from ferrule.cli.extras import MissingExtra
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with ``argv`` (default: the program's arguments); return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="ferrule", description="Virtual threads for Python on io_uring."
+    )
+    parser.add_argument("--version", action="version", version=f"ferrule {ferrule.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (doctor, serve, demo):
+        module.add_parser(commands)
+    args = parser.parse_args(argv)
+    try:
+        status: int = args.run(args)
+        return status
+    except MissingExtra as exc:
+        print(f"ferrule: {exc}", file=sys.stderr)
+        return 2
+    except ferrule.BackendUnavailable as exc:
+        print(f"ferrule: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
