@@ -16,7 +16,8 @@ not sleep); the GIL is let go only for a second enter that really waits.  Slots 
 and generation, so a completion that comes late finds nobody.  Closing cancels, drains, then frees,
 and leaks what will not drain.
 
-What it costs: a loop that always has to wait pays two enters per round instead of one.
+What it costs: the first rounds of a loop that falls idle pay two enters instead of one; after a few
+that had to wait, submitting and waiting go into one call.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -89,6 +90,7 @@ cdef extern from "uring_abi.h" nogil:
     struct uring_sqe:
         uint8_t opcode
         uint8_t flags
+        uint16_t ioprio
         int32_t fd
         uint64_t off
         uint64_t addr
@@ -135,6 +137,7 @@ cdef extern from "uring_abi.h" nogil:
     uint32_t URING_REGISTER_IOWQ_MAX_WORKERS
     uint32_t URING_CANCEL_ANY, URING_CANCEL_ALL
     int URING_PROBE_SUPPORTED
+    uint16_t URING_RECVSEND_POLL_FIRST
 
 cdef extern from "ring.h" nogil:
     struct ring:
@@ -173,6 +176,7 @@ cdef enum:
     IOWQ_BOUNDED = 16        # kernel threads for buffered writes, fsync and the like
     IOWQ_UNBOUNDED = 64
     WORKERS_MAX = 1024       # our threads; one is held by each FIFO or lock that waits
+    IDLE_ROUNDS = 4
     INTERRUPT_AGAIN_NS = 2_000_000
     DRAIN_NS = 5_000_000_000
 
@@ -204,6 +208,7 @@ cdef class UringBackend(Backend):
     cdef op *interrupting        # running in a worker, cancelled, to be signalled again
     cdef waker waker
     cdef bint wake_armed, is_open
+    cdef uint32_t idle_rounds    # polls in a row that had to wait
     cdef bint woken              # this poll consumed a wake-up: it must not wait any more
     cdef uring_timespec ts
     cdef uint8_t supported[256]
@@ -337,6 +342,8 @@ cdef class UringBackend(Backend):
         if o.traits & OP_PROVIDED_BUFFER and self.buffers != NULL:
             sqe.flags |= URING_SQE_BUFFER_SELECT
             sqe.buf_group = BUFFER_GROUP
+            if self.idle_rounds >= IDLE_ROUNDS:
+                sqe.ioprio = URING_RECVSEND_POLL_FIRST  # nothing is there yet: do not look
         return True
 
     cdef inline uring_sqe *_get_sqe(self) noexcept:
@@ -412,13 +419,22 @@ cdef class UringBackend(Backend):
         if self.backlog != NULL:
             self._flush_backlog()
         n = ring_flush(&self.r)
+        if may_block and self.idle_rounds >= IDLE_ROUNDS:
+            # Nothing completed at once lately: submit and wait in one call.
+            self._wait(timeout)
+            if self._reap() > 1:
+                self.idle_rounds = 0
+            return 0
         if n or ring_sq_flags(&self.r) & (URING_SQ_TASKRUN | URING_SQ_CQ_OVERFLOW):
             r = ring_enter(&self.r, n, 0, URING_ENTER_GETEVENTS, NULL)
             self._account(r)
         self._reap()
         if may_block and self.completed == NULL and r != -EINTR and not self.woken:
+            self.idle_rounds += 1
             self._wait(timeout)
             self._reap()
+        elif may_block:
+            self.idle_rounds = 0
         return 0
 
     cdef int _account(self, int r) except -1:
@@ -472,23 +488,26 @@ cdef class UringBackend(Backend):
                 self.backlog_tail = NULL
 
     cdef int _reap(self) except -1:
+        """Collect what has completed; how many completions there were."""
         cdef uring_cqe cqes[CQE_BATCH]
         cdef uint32_t n, i
+        cdef int total = 0
         cdef uint16_t tail = self.buffer_tail
         while True:
             n = ring_copy_cqes(&self.r, cqes, CQE_BATCH)
             for i in range(n):
                 self._take(&cqes[i])
-            self.cqes += n
+            total += n
             if n < CQE_BATCH:
                 break
+        self.cqes += total
         if tail != self.buffer_tail:
             atomic_set_u16(&self.buffer_ring[0].resv, self.buffer_tail)
         if self.workers_busy:
             self._reap_workers()
         if not self.wake_armed and self.is_open:
             self._arm_wake()
-        return 0
+        return total
 
     cdef void _take(self, uring_cqe *cqe) noexcept:
         cdef op *o
