@@ -78,6 +78,17 @@ struct uring_buf_reg {
 
 struct uring_rsrc_update { uint32_t offset, resv; uint64_t data; };
 
+struct uring_sync_cancel_reg {
+    uint64_t addr;
+    int32_t fd;
+    uint32_t flags;
+    struct uring_timespec timeout; /* both -1: no limit */
+    uint8_t opcode, pad[7];
+    uint64_t pad2[3];
+};
+
+struct uring_buf_status { uint32_t buf_group, head, resv[8]; };
+
 struct uring_probe_op { uint8_t op, resv; uint16_t flags; uint32_t resv2; };
 
 struct uring_probe {
@@ -93,6 +104,8 @@ _Static_assert(sizeof(struct uring_params) == 120, "params are 120 bytes");
 _Static_assert(sizeof(struct uring_getevents_arg) == 24, "EXT_ARG is 24 bytes");
 _Static_assert(sizeof(struct uring_buf) == 16, "a provided buffer is 16 bytes");
 _Static_assert(sizeof(struct uring_buf_reg) == 40, "buf_reg is 40 bytes");
+_Static_assert(sizeof(struct uring_sync_cancel_reg) == 64, "sync_cancel_reg is 64 bytes");
+_Static_assert(sizeof(struct uring_buf_status) == 40, "buf_status is 40 bytes");
 _Static_assert(sizeof(struct uring_rsrc_update) == 16, "rsrc_update is 16 bytes");
 
 /* mmap offsets */

@@ -1,0 +1,1299 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+# cython: auto_pickle=False, autotestdict=False, freethreading_compatible=True
+"""The io_uring binding: Ring, SQE, CQE, BufferRing, Probe, Params.  See ferrule.ring.
+
+Ownership, in one place.  An operation lives in a slot from prep to its last completion (the one
+without F_MORE), and the slot owns everything the kernel may touch.  The kernel's user_data is the
+slot's index and a generation, so a completion finds its own operation or none.  Slots lie in
+chunks that never move.  What is in flight when a ring dies without close() is leaked on purpose:
+freeing it would let the kernel write to memory that is somebody else's by then.
+"""
+cimport cython
+from cpython.buffer cimport (Py_buffer, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo,
+                             PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.long cimport PyLong_CheckExact
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from cpython.object cimport PyObject, PyTypeObject, traverseproc, visitproc
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from libc.errno cimport (EAGAIN, EBADFD, EBADR, EBUSY, EEXIST, EINTR, EINVAL, EMFILE, ENFILE,
+                         ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, ETIME)
+from libc.string cimport memcpy, memset
+
+import errno
+import os
+import sys
+from typing import NamedTuple
+
+include "ring_abi.pxi"
+
+cdef enum:
+    CHUNK_SHIFT = 6
+    CHUNK = 1 << CHUNK_SHIFT
+    NO_SLOT = 0xffffffff
+    MAX_ENTRIES = 32768
+    MAX_RW_COUNT = 0x7ffff000
+    MAX_CONTROL = 1 << 20
+    BATCH = 128
+
+# Kernel user_data: bit 63 marks a message from another ring; else generation << 32 | slot.
+cdef uint64_t MESSAGE_BIT = 1ULL << 63
+cdef uint64_t MESSAGE_MAX = MESSAGE_BIT - 1
+cdef uint64_t KEY_INTERNAL = 0x7fffffffffffffffULL   # our own cancels while closing
+cdef uint64_t KEY_NOWHERE = 0x7ffffffffffffffeULL    # matches no operation
+cdef int64_t NEVER = -1
+
+cdef uint64_t leaked_total = 0
+
+
+class SubmissionQueueFull(RuntimeError):
+    """The submission queue has no free entry: submit() first."""
+    __module__ = "ferrule.ring"
+
+
+class NotSupported(OSError):
+    """The running kernel, or this ring's set-up, lacks what was asked for."""
+    __module__ = "ferrule.ring"
+
+
+class RingStatistics(NamedTuple):
+    """What Ring.statistics() tells.
+
+    in_flight   operations prepared and not yet completed (queued ones included)
+    completed   operations whose last completion was taken
+    unmatched   completions that belonged to no operation of this ring (messages not included)
+    leaked      operations abandoned with their memory, because they could not be drained
+    slots       room for operations; grows as needed, never shrinks
+    """
+    in_flight: int
+    completed: int
+    unmatched: int
+    leaked: int
+    slots: int
+
+
+def leaked_operations():
+    """How many operations, of all rings so far, were leaked with their memory."""
+    return leaked_total
+
+
+cdef class Ring
+cdef class BufferRing
+
+include "ring_sockaddr.pxi"
+include "ring_completion.pxi"
+include "ring_submission.pxi"
+include "ring_buffers.pxi"
+include "ring_setup.pxi"
+
+
+@cython.final
+cdef class SubmissionQueue:
+    """The counters of a ring's submission queue.  They run on and wrap at 2**32."""
+    cdef Ring owner
+
+    @property
+    def head(self):
+        """How many SQEs the kernel has consumed."""
+        self.owner.check()
+        return fe_load_acquire(self.owner.r.sq_khead)
+
+    @property
+    def tail(self):
+        """How many SQEs were shown to the kernel."""
+        self.owner.check()
+        return self.owner.r.sq_ktail[0]
+
+    @property
+    def sqe_head(self):
+        """How many SQEs submit() has taken."""
+        return self.owner.r.sqe_head
+
+    @property
+    def sqe_tail(self):
+        """How many SQEs were handed out."""
+        return self.owner.r.sqe_tail
+
+    @property
+    def entries(self):
+        return self.owner.r.sq_entries
+
+    @property
+    def mask(self):
+        return self.owner.r.sq_mask
+
+    @property
+    def flags(self):
+        """SqFlags bits, written by the kernel."""
+        self.owner.check()
+        return ring_sq_flags(&self.owner.r)
+
+    @property
+    def dropped(self):
+        """How many invalid SQEs the kernel ignored."""
+        self.owner.check()
+        return self.owner.r.sq_kdropped[0]
+
+
+@cython.final
+cdef class CompletionQueue:
+    """The counters of a ring's completion queue.  They run on and wrap at 2**32."""
+    cdef Ring owner
+
+    @property
+    def head(self):
+        """How many CQEs were taken."""
+        self.owner.check()
+        return self.owner.r.cq_khead[0]
+
+    @property
+    def tail(self):
+        """How many CQEs the kernel has posted."""
+        self.owner.check()
+        return fe_load_acquire(self.owner.r.cq_ktail)
+
+    @property
+    def entries(self):
+        return self.owner.r.cq_entries
+
+    @property
+    def mask(self):
+        return self.owner.r.cq_mask
+
+    @property
+    def overflow(self):
+        """How many CQEs were lost for good (only when the kernel had no memory)."""
+        self.owner.check()
+        return self.owner.r.cq_koverflow[0]
+
+
+@cython.final
+cdef class Ring:
+    """An io_uring: queue operations, submit them together, take their completions.
+
+    entries         size of the submission queue, a power of two from 1 to 32768
+    flags           SetupFlags, used as they are; None tries the best set this kernel has:
+                    DEFER_TASKRUN with SINGLE_ISSUER, then COOP_TASKRUN, then none
+    cq_entries      size of the completion queue; default with flags=None: 4 x entries
+    sq_thread_cpu   the CPU of the SQPOLL thread
+    sq_thread_idle  milliseconds after which the SQPOLL thread sleeps
+    wq_fd           the ring whose SQPOLL thread to share
+
+    A ring is a context manager.  It belongs to one thread at a time; with SINGLE_ISSUER (the
+    default where the kernel has it) to the thread that made it, for good.  Its calls never
+    switch fibers and are no cancellation points: the ring knows nothing of Ferrule's runtime.
+    """
+    cdef ring r
+    cdef open_ring fork_node
+    cdef uint32_t epoch
+    cdef unsigned long thread
+    cdef bint opened
+    cdef bint bound                  # only `thread` may use it
+    cdef bint cancel_each            # close() must name every operation (before Linux 5.19)
+    cdef int waiters                 # threads inside a blocking enter
+    cdef uint32_t cancels            # queued by this round of close()
+    cdef uint64_t handed_out, taken_out, completed, unmatched, leaked
+    cdef Operation **chunks
+    cdef uint32_t chunk_count, free_slot, in_use, hidden, first_generation
+    cdef dict groups                 # bgid -> BufferRing
+    cdef object __weakref__
+
+    def __cinit__(self):
+        self.r.fd = -1
+        self.free_slot = NO_SLOT
+        self.epoch = fork_epoch
+        self.groups = {}
+
+    def __init__(self, entries, *, flags=None, cq_entries=None, sq_thread_cpu=None,
+                 sq_thread_idle=None, wq_fd=None):
+        if self.opened:
+            raise RuntimeError("a ring is set up once")
+        check_entries(entries)
+        given = Params(sq_thread_cpu=sq_thread_cpu or 0, sq_thread_idle=sq_thread_idle or 0,
+                       wq_fd=wq_fd or 0, cq_entries=cq_entries or 0)
+        implied = ((URING_SETUP_CQSIZE if cq_entries is not None else 0)
+                   | (SETUP_SQ_AFF if sq_thread_cpu is not None else 0)
+                   | (URING_SETUP_ATTACH_WQ if wq_fd is not None else 0))
+        if flags is not None:
+            given.flags = flags | implied
+            self.open(entries, given)
+            return
+        if cq_entries is None:
+            given.cq_entries = 4 * entries
+        self.climb(entries, given, implied | URING_SETUP_CQSIZE | URING_SETUP_CLAMP)
+
+    @classmethod
+    def from_params(cls, entries, params):
+        """A ring set up from a Params, which the kernel's answers are written back to.
+
+        Of its fields you may set flags, sq_thread_cpu and sq_thread_idle; cq_entries with CQSIZE,
+        wq_fd with ATTACH_WQ.  The others are the kernel's and must be 0: ValueError names the one
+        that is not.
+        """
+        cdef Ring self = cls.__new__(cls)
+        check_entries(entries)
+        self.open(entries, params)
+        return self
+
+    # The ladder: what this kernel refuses with EINVAL it does not have.
+    cdef int climb(self, entries, params, uint32_t common) except -1:
+        cdef uint32_t rung
+        for rung in SETUP_LADDER:
+            params.flags = rung | common
+            try:
+                return self.open(entries, params)
+            except OSError as error:
+                if error.errno != EINVAL:
+                    raise
+                refused = error
+        raise refused
+
+    cdef int open(self, entries, params) except -1:
+        cdef uring_params p
+        cdef int result
+        fill_params(&p, params)
+        result = ring_open(&self.r, entries, &p)
+        if result < 0:
+            raise setup_error(-result, p.flags)
+        fork_add(&self.fork_node, self.r.fd)
+        params.sq_entries = p.sq_entries
+        params.cq_entries = p.cq_entries
+        params.features = p.features
+        if not sane(&self.r, &p):
+            self.release()
+            raise RuntimeError("the kernel set up a ring whose queues contradict its parameters")
+        self.opened = True
+        self.epoch = fork_epoch
+        self.thread = PyThread_get_thread_ident()
+        # With R_DISABLED the issuer is whoever enables it.
+        self.bound = FE_FREE_THREADED or (
+            p.flags & URING_SETUP_SINGLE_ISSUER and not p.flags & URING_SETUP_R_DISABLED)
+        # Keys of one ring should mean nothing to another.
+        self.first_generation = <uint32_t>(fe_monotonic_ns() >> 7) & 0x3fffffff
+        return 0
+
+    # ---- state ---------------------------------------------------------------------------
+
+    cdef inline int check(self) except -1:
+        if self.r.fd < 0 or self.epoch != fork_epoch:
+            self.refuse_dead()
+        if self.bound and PyThread_get_thread_ident() != self.thread:
+            self.refuse_thread()
+        return 0
+
+    cdef int refuse_dead(self) except -1:
+        if self.epoch != fork_epoch:
+            raise RuntimeError("this ring belongs to the parent process; make another after a fork")
+        raise ValueError("operation on a closed ring")
+
+    cdef int refuse_thread(self) except -1:
+        raise RuntimeError(
+            "this ring belongs to the thread that made it (SINGLE_ISSUER); use it there, or make "
+            "it with flags that leave SINGLE_ISSUER out")
+
+    @property
+    def fd(self):
+        """The ring's descriptor; -1 once closed."""
+        return self.r.fd
+
+    def fileno(self):
+        """The ring's descriptor; it polls readable when completions wait."""
+        self.check()
+        return self.r.fd
+
+    @property
+    def closed(self):
+        return self.r.fd < 0
+
+    @property
+    def flags(self):
+        """The SetupFlags in force."""
+        return self.r.setup_flags
+
+    @property
+    def features(self):
+        """What the kernel offers (Features)."""
+        return self.r.features
+
+    @property
+    def sq(self):
+        """The submission queue's counters."""
+        cdef SubmissionQueue queue = SubmissionQueue.__new__(SubmissionQueue)
+        queue.owner = self
+        return queue
+
+    @property
+    def cq(self):
+        """The completion queue's counters."""
+        cdef CompletionQueue queue = CompletionQueue.__new__(CompletionQueue)
+        queue.owner = self
+        return queue
+
+    def statistics(self):
+        """Counters of this ring: RingStatistics."""
+        return RingStatistics(self.in_use, self.completed, self.unmatched, self.leaked,
+                              self.chunk_count * CHUNK)
+
+    # ---- slots ---------------------------------------------------------------------------
+
+    cdef inline Operation *slot(self, uint32_t index) noexcept:
+        return &self.chunks[index >> CHUNK_SHIFT][index & (CHUNK - 1)]
+
+    cdef inline uint64_t key(self, Operation *op) noexcept:
+        return <uint64_t>op.generation << 32 | op.index
+
+    # The live operation that a completion belongs to, or NULL.
+    cdef inline Operation *find(self, uint64_t key) noexcept:
+        cdef uint32_t index = <uint32_t>key
+        cdef Operation *op
+        if index >> CHUNK_SHIFT >= self.chunk_count:
+            return NULL
+        op = self.slot(index)
+        if op.live and op.generation == key >> 32:
+            return op
+        return NULL
+
+    cdef int grow(self) except -1:
+        cdef Operation *chunk
+        cdef uint32_t i, first = self.chunk_count * CHUNK
+        cdef Operation **chunks = <Operation **>PyMem_Realloc(
+            self.chunks, (self.chunk_count + 1) * sizeof(Operation *))
+        if chunks == NULL:
+            raise MemoryError
+        self.chunks = chunks
+        chunk = <Operation *>PyMem_Calloc(CHUNK, sizeof(Operation))
+        if chunk == NULL:
+            raise MemoryError
+        for i in range(CHUNK):
+            chunk[i].index = first + i
+            chunk[i].generation = self.first_generation
+            chunk[i].next_free = first + i + 1 if i + 1 < CHUNK else self.free_slot
+        self.chunks[self.chunk_count] = chunk
+        self.chunk_count += 1
+        self.free_slot = first
+        return 0
+
+    cdef inline Operation *occupy(self) noexcept:
+        cdef Operation *op = self.slot(self.free_slot)
+        self.free_slot = op.next_free
+        op.live = True
+        self.in_use += 1
+        return op
+
+    # End an operation.  Dropping references may run any code, so the slot is dead before and
+    # becomes free only after.
+    cdef void vacate(self, Operation *op) noexcept:
+        op.live = False
+        op.generation = (op.generation + 1) & 0x7fffffff
+        self.in_use -= 1
+        self.hidden -= op.hidden
+        op.hidden = op.direct = False
+        op.opcode = URING_OP_NOP
+        release_memory(op)
+        if op.user_data != NULL:
+            drop(&op.user_data)
+        op.next_free = self.free_slot
+        self.free_slot = op.index
+
+    cdef inline void hide(self, Operation *op, bint hidden) noexcept:
+        self.hidden += hidden
+        self.hidden -= op.hidden
+        op.hidden = hidden
+
+    # The registered group that a BufferRing or an id names.
+    cdef BufferRing group_of(self, object group):
+        self.check()
+        bgid = group.bgid if isinstance(group, BufferRing) else group
+        found = self.groups.get(bgid)
+        if found is None or isinstance(group, BufferRing) and found is not group:
+            raise ValueError(f"this ring has no buffer ring with the id {bgid}")
+        return found
+
+    # The key of the operation that `target` names; one that matches nothing if there is none.
+    cdef uint64_t key_of(self, object target, Operation *asking) except? 0:
+        cdef uint32_t i, matches = 0
+        cdef Operation *op
+        cdef uint64_t key = KEY_NOWHERE
+        if isinstance(target, SQE):
+            if (<SQE>target).owner is not self:
+                raise ValueError("that operation belongs to another ring")
+            return (<SQE>target).key
+        for i in range(self.chunk_count * CHUNK):
+            op = self.slot(i)
+            if op.live and op != asking and op.user_data != NULL and same(
+                    <object>op.user_data, target):
+                key = self.key(op)
+                matches += 1
+        if matches > 1:
+            raise ValueError(f"{matches} operations in flight have the user_data {target!r}; "
+                             "name the one you mean by its SQE")
+        return key
+
+    # ---- submission ------------------------------------------------------------------------
+
+    # How many SQEs, of all handed out, the kernel has taken: those can no longer be edited.
+    cdef inline uint64_t consumed(self) noexcept:
+        if self.r.setup_flags & URING_SETUP_SQPOLL:
+            return self.handed_out - <uint32_t>(self.r.sqe_tail - self.r.sqe_head)
+        return self.handed_out - ring_sq_ready(&self.r)
+
+    cdef inline SQE acquire(self, object user_data, bint provisional):
+        cdef SQE sqe
+        self.check()
+        # Every allocation comes first: it may run the GC, and so anybody's code.
+        sqe = SQE.__new__(SQE)
+        if self.free_slot == NO_SLOT:
+            self.grow()
+        sqe.raw = ring_get_sqe(&self.r)
+        if sqe.raw == NULL:
+            raise SubmissionQueueFull(
+                f"the submission queue is full ({self.r.sq_entries} entries): submit() first")
+        sqe.op = self.occupy()
+        sqe.owner = self
+        sqe.key = sqe.raw.user_data = self.key(sqe.op)
+        sqe.sequence = self.handed_out
+        sqe.untouched = True
+        sqe.provisional = provisional
+        self.handed_out += 1
+        if user_data is not None:
+            Py_INCREF(user_data)
+            sqe.op.user_data = <PyObject *>user_data
+        return sqe
+
+    cdef void take_back(self, SQE sqe) noexcept:
+        if self.r.fd < 0 or self.epoch != fork_epoch or sqe.sequence < self.consumed():
+            return
+        if sqe.sequence + 1 == self.handed_out and self.r.sqe_head != self.r.sqe_tail:
+            self.r.sqe_tail -= 1
+            self.handed_out -= 1
+            self.vacate(sqe.op)
+        else:
+            # Something was queued behind it: let it pass unseen.
+            release_memory(sqe.op)
+            memset(sqe.raw, 0, sizeof(uring_sqe))
+            sqe.raw.user_data = sqe.key
+            self.hide(sqe.op, True)
+
+    def get_sqe(self, user_data=None):
+        """The next free SQE, zeroed: a no-op until one of its prep_ methods is called.
+
+        Raises SubmissionQueueFull when submit() has to be called first.
+        """
+        return self.acquire(user_data, False)
+
+    def submit(self):
+        """Hand every queued SQE to the kernel.  Returns how many it took.
+
+        Fewer than were queued means that it stopped at a bad one (set-up without SUBMIT_ALL):
+        that one completes with its error, the rest stay queued.
+        """
+        return self.enter(0, NEVER)
+
+    def submit_and_wait(self, unsigned int wait_nr):
+        """Submit, and wait until `wait_nr` completions can be taken.  Returns how many SQEs the
+        kernel took; when that is fewer than were queued there was no wait.
+
+        The GIL is released while waiting, and signal handlers run.
+        """
+        return self.enter(wait_nr, NEVER)
+
+    def submit_and_wait_timeout(self, unsigned int wait_nr, seconds):
+        """The same, for at most `seconds` (None: without limit).
+
+        Returns how many SQEs the kernel took; cq_ready() tells whether the wait was over in time.
+        Raises NotSupported before Linux 5.11.
+        """
+        return self.enter(wait_nr, self.deadline(seconds))
+
+    cdef int64_t deadline(self, object seconds) except? -2:
+        cdef uring_timespec ts
+        if seconds is None:
+            return NEVER
+        if not self.r.features & URING_FEAT_EXT_ARG:
+            raise NotSupported(EOPNOTSUPP, "waiting with a timeout needs Linux 5.11 (EXT_ARG); "
+                               "queue a prep_timeout instead")
+        ts = timespec_of(seconds, "the timeout")
+        return fe_monotonic_ns() + ts.tv_sec * 1_000_000_000 + ts.tv_nsec
+
+    cdef object enter(self, uint32_t wait_nr, int64_t deadline):
+        cdef uint32_t pending, flags = 0
+        cdef int taken
+        self.check()
+        pending = ring_flush(&self.r)
+        if self.r.setup_flags & URING_SETUP_SQPOLL:
+            fe_full_fence()
+            if ring_sq_flags(&self.r) & URING_SQ_NEED_WAKEUP:
+                flags = URING_ENTER_SQ_WAKEUP
+            elif wait_nr == 0:
+                return pending
+        if wait_nr:
+            return self.wait(pending, wait_nr, flags, deadline)
+        if pending == 0 and flags == 0:
+            return 0
+        if self.r.setup_flags & URING_SETUP_IOPOLL:
+            flags |= URING_ENTER_GETEVENTS
+        taken = ring_enter(&self.r, pending, 0, flags, NULL)
+        if taken < 0:
+            raise enter_error(taken)
+        return taken
+
+    # Submit `pending` and wait for `wait_nr` completions.  The kernel reports a signal or a
+    # timeout only when it submitted nothing, so both are looked at after every return.
+    cdef object wait(self, uint32_t pending, uint32_t wait_nr, uint32_t flags, int64_t deadline):
+        cdef uint32_t submitted = 0, there, ready
+        cdef uring_timespec ts
+        cdef uring_timespec *limit = NULL
+        cdef int64_t left
+        cdef int taken
+        wait_nr = min(wait_nr, self.r.cq_entries)
+        flags |= URING_ENTER_GETEVENTS
+        while True:
+            # One look at the queue: it may grow meanwhile, and what is asked of the kernel must
+            # not count a completion twice.
+            there = ring_cq_ready(&self.r)
+            ready = self.visible(there)
+            if pending == 0 and ready >= wait_nr:
+                return submitted
+            if deadline != NEVER:
+                left = max(deadline - fe_monotonic_ns(), 0)
+                ts.tv_sec = left // 1_000_000_000
+                ts.tv_nsec = left % 1_000_000_000
+                limit = &ts
+            if ready >= wait_nr:
+                taken = ring_enter(&self.r, pending, wait_nr, flags, limit)
+            else:
+                taken = self.block(pending, wait_nr + there - ready, flags, limit)
+            if taken < 0 and taken != -EINTR and taken != -ETIME:
+                raise enter_error(taken)
+            PyErr_CheckSignals()
+            if taken >= 0:
+                submitted += taken
+                if <uint32_t>taken < pending:
+                    return submitted
+                pending = 0
+                flags &= ~URING_ENTER_SQ_WAKEUP
+            if limit != NULL and (taken == -ETIME or left == 0):
+                return submitted
+
+    cdef int block(self, uint32_t pending, uint32_t wait_nr, uint32_t flags,
+                   uring_timespec *limit):
+        cdef int taken
+        self.waiters += 1
+        with nogil:
+            taken = ring_enter(&self.r, pending, wait_nr, flags, limit)
+        self.waiters -= 1
+        return taken
+
+    def sq_ready(self):
+        """How many SQEs are queued and not yet taken by the kernel."""
+        self.check()
+        return ring_sq_ready(&self.r)
+
+    def sq_space_left(self):
+        """How many more SQEs fit."""
+        self.check()
+        return self.r.sq_entries - ring_sq_ready(&self.r)
+
+    # ---- completion ------------------------------------------------------------------------
+
+    # A success that the caller asked not to see (CQE_SKIP_SUCCESS), or an answer to close().
+    cdef inline bint concealed(self, uring_cqe *raw) noexcept:
+        cdef Operation *op
+        if self.hidden == 0:
+            return raw.user_data == KEY_INTERNAL
+        op = self.find(raw.user_data)
+        if op == NULL:
+            return raw.user_data == KEY_INTERNAL
+        return op.hidden and (raw.res >= 0 or op.opcode == URING_OP_LINK_TIMEOUT)
+
+    # Of the first `ready` completions in the queue, those that the caller will see.
+    cdef uint32_t visible(self, uint32_t ready) noexcept:
+        cdef uint32_t i, head, count = 0
+        if self.hidden == 0:
+            return ready
+        head = self.r.cq_khead[0]
+        for i in range(ready):
+            count += not self.concealed(&self.r.cqes[(head + i) & self.r.cq_mask])
+        return count
+
+    # Whether the kernel holds completions back until it is entered.
+    cdef inline bint must_enter(self) noexcept:
+        cdef uint32_t word = ring_sq_flags(&self.r)
+        if word & URING_SQ_CQ_OVERFLOW:
+            return True
+        if self.r.setup_flags & URING_SETUP_TASKRUN_FLAG:
+            return (word & URING_SQ_TASKRUN) != 0
+        return (self.r.setup_flags & (URING_SETUP_DEFER_TASKRUN | URING_SETUP_IOPOLL)) != 0
+
+    cdef int fetch(self) except -1:
+        cdef int result = ring_enter(&self.r, 0, 0, URING_ENTER_GETEVENTS, NULL)
+        if result < 0 and result != -EINTR:
+            raise enter_error(result)
+        return 0
+
+    # A CQE for the caller; the operation is not ended by it.
+    cdef CQE describe(self, uring_cqe *raw, Operation *op):
+        cdef CQE cqe = CQE.__new__(CQE)
+        cqe.res = raw.res
+        cqe.flags = raw.flags
+        if op == NULL:
+            cqe.user_data = raw.user_data & MESSAGE_MAX
+            return cqe
+        cqe.opcode = op.opcode
+        if op.user_data != NULL:
+            cqe.user_data = <object>op.user_data
+        if op.block != NULL and not raw.flags & URING_CQE_F_MORE:
+            cqe.block = <bytes>op.block
+        if raw.flags & URING_CQE_F_BUFFER and op.group != NULL:
+            (<BufferRing>op.group).taken(raw.flags >> URING_CQE_BUFFER_SHIFT)
+        return cqe
+
+    # The bookkeeping of a completion that was taken out of the queue.
+    cdef inline void settle(self, uring_cqe *raw, Operation *op) noexcept:
+        if op == NULL:
+            self.unmatched += raw.user_data != KEY_INTERNAL and not raw.user_data & MESSAGE_BIT
+        elif not raw.flags & URING_CQE_F_MORE:
+            self.completed += 1
+            self.vacate(op)
+
+    cdef int deliver(self, uring_cqe *raw, list out) except -1:
+        cdef Operation *op = self.find(raw.user_data)
+        if self.concealed(raw):
+            self.settle(raw, op)
+            return 0
+        try:
+            out.append(self.describe(raw, op))
+        finally:
+            self.settle(raw, op)
+        return 1
+
+    # Copied out and the head moved before any Python object is made: making one may run the GC,
+    # and with it code that uses this ring.
+    cdef int drain(self, list out, uint32_t limit) except -1:
+        cdef uring_cqe batch[BATCH]
+        cdef uint32_t i, n
+        limit = min(limit, ring_cq_ready(&self.r))
+        while limit:
+            n = ring_copy_cqes(&self.r, batch, min(limit, BATCH))
+            self.taken_out += n
+            limit -= n
+            i = 0
+            try:
+                while i < n:
+                    self.deliver(&batch[i], out)
+                    i += 1
+            except BaseException:
+                # No memory for a CQE: its operation has ended, and so have those behind it.
+                for i in range(i + 1, n):
+                    self.settle(&batch[i], self.find(batch[i].user_data))
+                raise
+        return 0
+
+    def copy_cqes(self, Py_ssize_t max_count=MAX_RW_COUNT, unsigned int wait_nr=0, timeout=None):
+        """Take up to `max_count` completions, as a list.
+
+        Where none are ready, waits for `wait_nr` of them (0: does not wait), for at most `timeout`
+        seconds; the list is empty when the time is up.  Does not submit.
+        """
+        cdef list out = []
+        cdef uint32_t limit
+        if max_count < 0:
+            raise ValueError("max_count must not be negative")
+        self.check()
+        limit = <uint32_t>min(max_count, MAX_RW_COUNT)
+        if ring_cq_ready(&self.r) == 0 and wait_nr == 0 and self.must_enter():
+            self.fetch()
+        self.drain(out, limit)
+        if not out and wait_nr and limit:
+            self.wait(0, wait_nr, 0, self.deadline(timeout))
+            self.drain(out, limit)
+        return out
+
+    def copy_cqe(self, timeout=None):
+        """Take one completion, waiting for it; TimeoutError after `timeout` seconds."""
+        cdef list out = []
+        self.check()
+        self.drain(out, 1)
+        # Concealed completions and another thread may leave the queue empty again.
+        while not out:
+            self.await_one(timeout)
+            self.drain(out, 1)
+        return out[0]
+
+    cdef int await_one(self, object timeout) except -1:
+        self.wait(0, 1, 0, self.deadline(timeout))
+        if timeout is not None and self.visible(ring_cq_ready(&self.r)) == 0:
+            raise TimeoutError(errno.ETIME, f"no completion within {timeout} s")
+        return 0
+
+    cdef CQE front(self):
+        cdef uring_cqe raw
+        cdef CQE cqe
+        while ring_cq_ready(&self.r):
+            raw = self.r.cqes[self.r.cq_khead[0] & self.r.cq_mask]
+            if self.concealed(&raw):
+                self.advance(1)
+                continue
+            cqe = self.describe(&raw, self.find(raw.user_data))
+            cqe.peeked = True
+            cqe.position = self.taken_out
+            return cqe
+        return None
+
+    cdef int advance(self, uint32_t count) except -1:
+        cdef uring_cqe raw
+        for _ in range(count):
+            ring_copy_cqes(&self.r, &raw, 1)
+            self.taken_out += 1
+            self.settle(&raw, self.find(raw.user_data))
+        return 0
+
+    def peek_cqe(self):
+        """The first completion, left in the queue, or None.  cqe_seen() removes it."""
+        self.check()
+        if ring_cq_ready(&self.r) == 0 and self.must_enter():
+            self.fetch()
+        return self.front()
+
+    def wait_cqe(self, timeout=None):
+        """The first completion, waited for and left in the queue.  cqe_seen() removes it.
+
+        Raises TimeoutError after `timeout` seconds.
+        """
+        self.check()
+        cdef CQE cqe = self.front()
+        while cqe is None:
+            self.await_one(timeout)
+            cqe = self.front()
+        return cqe
+
+    def cqe_seen(self, CQE cqe not None):
+        """Remove the completion that peek_cqe or wait_cqe showed.
+
+        Raises ValueError for any other than the first in the queue, such as one that was seen
+        already: removing some other completion in its place would lose that.
+        """
+        self.check()
+        if not cqe.peeked or cqe.position != self.taken_out or ring_cq_ready(&self.r) == 0:
+            raise ValueError("this completion is not (or no longer) the first in the queue")
+        self.advance(1)
+
+    def cq_advance(self, unsigned int count):
+        """Remove the first `count` completions."""
+        self.check()
+        if count > ring_cq_ready(&self.r):
+            raise ValueError(f"only {ring_cq_ready(&self.r)} completions are ready, not {count}")
+        self.advance(count)
+
+    def cq_ready(self):
+        """How many completions can be taken.  With DEFER_TASKRUN the kernel posts most of them
+        only while it is entered: by get_events() or a waiting call."""
+        self.check()
+        return self.visible(ring_cq_ready(&self.r))
+
+    def cq_has_overflow(self):
+        """Whether completions wait in the kernel because the queue is full; take some."""
+        self.check()
+        return (ring_sq_flags(&self.r) & URING_SQ_CQ_OVERFLOW) != 0
+
+    def cq_overflow(self):
+        """How many completions were lost for good (only when the kernel had no memory)."""
+        self.check()
+        return self.r.cq_koverflow[0]
+
+    def get_events(self):
+        """Let the kernel post what it holds back; does not wait."""
+        self.check()
+        self.fetch()
+
+    # ---- preparing: every prep_ method of SQE once more, on the next free SQE
+    # When one raises, nothing was queued.
+
+    def prep_nop(self, user_data=None):
+        """SQE.prep_nop on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_nop()
+
+    def prep_read(self, file, buffer, long long offset=-1, *, user_data=None):
+        """SQE.prep_read on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_read(file, buffer, offset)
+
+    def prep_write(self, file, buffer, long long offset=-1, *, user_data=None):
+        """SQE.prep_write on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_write(file, buffer, offset)
+
+    def prep_readv(self, file, buffers, long long offset=-1, unsigned int flags=0,
+                   *, user_data=None):
+        """SQE.prep_readv on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_readv(file, buffers, offset, flags)
+
+    def prep_writev(self, file, buffers, long long offset=-1, unsigned int flags=0,
+                    *, user_data=None):
+        """SQE.prep_writev on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_writev(file, buffers, offset, flags)
+
+    def prep_fsync(self, file, unsigned int flags=0, *, user_data=None):
+        """SQE.prep_fsync on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_fsync(file, flags)
+
+    def prep_openat(self, dfd, path, int flags=0, unsigned int mode=0o666, *, user_data=None):
+        """SQE.prep_openat on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_openat(dfd, path, flags, mode)
+
+    def prep_close(self, file, *, user_data=None):
+        """SQE.prep_close on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_close(file)
+
+    def prep_statx(self, dfd, path, int flags=0, unsigned int mask=0xfff, *, user_data=None):
+        """SQE.prep_statx on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_statx(dfd, path, flags, mask)
+
+    def prep_accept(self, file, int flags=0, *, user_data=None):
+        """SQE.prep_accept on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_accept(file, flags)
+
+    def prep_multishot_accept(self, file, int flags=0, *, user_data=None):
+        """SQE.prep_multishot_accept on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_multishot_accept(file, flags)
+
+    def prep_connect(self, file, address, *, user_data=None):
+        """SQE.prep_connect on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_connect(file, address)
+
+    def prep_recv(self, file, buffer, int flags=0, *, user_data=None):
+        """SQE.prep_recv on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_recv(file, buffer, flags)
+
+    def prep_recv_multishot(self, file, group, int flags=0, *, user_data=None):
+        """SQE.prep_recv_multishot on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_recv_multishot(file, group, flags)
+
+    def prep_send(self, file, buffer, int flags=0, *, user_data=None):
+        """SQE.prep_send on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_send(file, buffer, flags)
+
+    def prep_sendmsg(self, file, buffers, ancdata=(), int flags=0, address=None, *, user_data=None):
+        """SQE.prep_sendmsg on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_sendmsg(file, buffers, ancdata, flags, address)
+
+    def prep_recvmsg(self, file, buffers, Py_ssize_t ancbufsize=0, int flags=0, *, user_data=None):
+        """SQE.prep_recvmsg on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_recvmsg(file, buffers, ancbufsize, flags)
+
+    def prep_poll_add(self, file, unsigned int mask, *, user_data=None):
+        """SQE.prep_poll_add on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_poll_add(file, mask)
+
+    def prep_poll_multishot(self, file, unsigned int mask, *, user_data=None):
+        """SQE.prep_poll_multishot on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_poll_multishot(file, mask)
+
+    def prep_poll_remove(self, target, *, user_data=None):
+        """SQE.prep_poll_remove on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_poll_remove(target)
+
+    def prep_poll_update(self, target, unsigned int mask, bint multishot=True, *, user_data=None):
+        """SQE.prep_poll_update on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_poll_update(target, mask, multishot)
+
+    def prep_cancel(self, target=None, unsigned int flags=0, opcode=None, *, user_data=None):
+        """SQE.prep_cancel on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_cancel(target, flags, opcode)
+
+    def prep_cancel64(self, uint64_t key, unsigned int flags=0, *, user_data=None):
+        """SQE.prep_cancel64 on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_cancel64(key, flags)
+
+    def prep_cancel_fd(self, file, unsigned int flags=0, opcode=None, *, user_data=None):
+        """SQE.prep_cancel_fd on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_cancel_fd(file, flags, opcode)
+
+    def prep_timeout(self, seconds, unsigned int count=0, unsigned int flags=0, *, user_data=None):
+        """SQE.prep_timeout on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_timeout(seconds, count, flags)
+
+    def prep_timeout_remove(self, target, unsigned int flags=0, *, user_data=None):
+        """SQE.prep_timeout_remove on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_timeout_remove(target, flags)
+
+    def prep_timeout_update(self, target, seconds, unsigned int flags=0, *, user_data=None):
+        """SQE.prep_timeout_update on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_timeout_update(target, seconds, flags)
+
+    def prep_link_timeout(self, seconds, unsigned int flags=0, *, user_data=None):
+        """SQE.prep_link_timeout on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_link_timeout(seconds, flags)
+
+    def prep_msg_ring(self, target, unsigned int res, uint64_t data, unsigned int flags=0,
+                      *, user_data=None):
+        """SQE.prep_msg_ring on the next free SQE, with `user_data`."""
+        return self.acquire(user_data, True).prep_msg_ring(target, res, data, flags)
+
+    # ---- what is set up once and used by many operations (io_uring_register)
+
+    cdef int register(self, uint32_t opcode, void *arg, uint32_t count) except -1:
+        cdef int result
+        self.check()
+        result = ring_register(&self.r, opcode, arg, count)
+        if result < 0:
+            raise register_error(-result, opcode)
+        return result
+
+    def register_files(self, files):
+        """Register descriptors (objects with fileno() too; -1 leaves a place empty).
+
+        Operations then name them by index, after use_registered_fd(), without a look-up each.
+        """
+        cdef list numbers = [registered_fd(file) for file in files]
+        cdef bytes block = descriptors(numbers)
+        self.register(URING_REGISTER_FILES, PyBytes_AS_STRING(block), len(numbers))
+
+    def unregister_files(self):
+        """Forget the registered files.  Operations in flight on them go on."""
+        self.register(URING_UNREGISTER_FILES, NULL, 0)
+
+    def register_files_update(self, unsigned int offset, files):
+        """Replace registered files from `offset` on (-1 empties a place); returns how many."""
+        cdef uring_rsrc_update update
+        cdef list numbers = [registered_fd(file) for file in files]
+        cdef bytes block = descriptors(numbers)
+        memset(&update, 0, sizeof(update))
+        update.offset = offset
+        update.data = <uint64_t><uintptr_t>PyBytes_AS_STRING(block)
+        return self.register(URING_REGISTER_FILES_UPDATE, &update, len(numbers))
+
+    def register_eventfd(self, file, bint only_async=False):
+        """Signal an eventfd at every completion, or only at those not reached inside submit."""
+        cdef int fd = PyObject_AsFileDescriptor(file)
+        self.register(
+            URING_REGISTER_EVENTFD_ASYNC if only_async else URING_REGISTER_EVENTFD, &fd, 1)
+
+    def unregister_eventfd(self):
+        """Stop signalling."""
+        self.register(URING_UNREGISTER_EVENTFD, NULL, 0)
+
+    def register_probe(self):
+        """Ask the kernel which operations it has: a Probe (Linux 5.6)."""
+        cdef Probe probe = Probe.__new__(Probe)
+        self.register(URING_REGISTER_PROBE, &probe.raw, 256)
+        return probe
+
+    def enable_rings(self):
+        """Start a ring made with R_DISABLED; the calling thread becomes its issuer (Linux 5.10)."""
+        cdef unsigned long thread = PyThread_get_thread_ident()
+        if FE_FREE_THREADED:
+            self.thread = thread
+        self.register(URING_REGISTER_ENABLE_RINGS, NULL, 0)
+        self.thread = thread
+        self.bound = FE_FREE_THREADED or (self.r.setup_flags & URING_SETUP_SINGLE_ISSUER) != 0
+
+    def register_ring_fd(self):
+        """Let this thread enter the ring without looking up its descriptor (Linux 5.18)."""
+        self.check()
+        cdef int result = ring_register_own_fd(&self.r)
+        if result < 0:
+            raise register_error(-result, URING_REGISTER_RING_FDS)
+
+    def unregister_ring_fd(self):
+        """Undo register_ring_fd."""
+        self.check()
+        cdef int result = ring_unregister_own_fd(&self.r)
+        if result < 0:
+            raise register_error(-result, URING_UNREGISTER_RING_FDS)
+
+    def register_iowq_max_workers(self, unsigned int bounded=0, unsigned int unbounded=0):
+        """Limit the kernel threads for operations that must block; 0 leaves a limit (5.15).
+
+        `bounded` ones work on regular files, `unbounded` ones on all else.  The limits hold for
+        every ring of the calling thread.  Returns the limits before: (bounded, unbounded).
+        """
+        cdef uint32_t limits[2]
+        limits[0] = bounded
+        limits[1] = unbounded
+        self.register(URING_REGISTER_IOWQ_MAX_WORKERS, limits, 2)
+        return limits[0], limits[1]
+
+    def register_buf_ring(self, unsigned int entries, unsigned int buffer_size,
+                          unsigned int bgid=0):
+        """Give the kernel `entries` buffers (a power of two, up to 32768) of `buffer_size` bytes to
+        pick from, as group `bgid`.  Returns the BufferRing (Linux 5.19)."""
+        cdef uring_buf_reg reg
+        cdef BufferRing group
+        cdef long bid
+        self.check()
+        if entries == 0 or entries > MAX_ENTRIES or entries & (entries - 1):
+            raise ValueError(
+                f"entries must be a power of two from 1 to {MAX_ENTRIES}, not {entries}")
+        if not 0 < buffer_size <= MAX_RW_COUNT:
+            raise ValueError(f"buffer_size must be from 1 to {MAX_RW_COUNT}, not {buffer_size}")
+        if bgid > 0xffff:
+            raise ValueError(f"bgid must be from 0 to 65535, not {bgid}")
+        if bgid in self.groups:
+            raise ValueError(f"this ring has a buffer ring with the id {bgid} already")
+        group = BufferRing.__new__(BufferRing)
+        group.allocate(entries, buffer_size, <uint16_t>bgid)
+        memset(&reg, 0, sizeof(reg))
+        reg.ring_addr = <uint64_t><uintptr_t>group.entries_map
+        reg.ring_entries = entries
+        reg.bgid = <uint16_t>bgid
+        self.register(URING_REGISTER_PBUF_RING, &reg, 1)
+        self.groups[bgid] = group
+        group.ring_object = <PyObject *>self
+        for bid in range(entries):
+            group.put(bid)
+        group.publish()
+        return group
+
+    def unregister_buf_ring(self, unsigned int bgid):
+        """Take group `bgid` from the kernel; BufferRing.close() does the same."""
+        cdef uring_buf_reg reg
+        cdef BufferRing group = self.groups.get(bgid)
+        if group is None:
+            self.check()
+            raise ValueError(f"this ring has no buffer ring with the id {bgid}")
+        memset(&reg, 0, sizeof(reg))
+        reg.bgid = <uint16_t>bgid
+        self.register(URING_UNREGISTER_PBUF_RING, &reg, 1)
+        group.ring_object = NULL
+        del self.groups[bgid]
+
+    def register_sync_cancel(self, target=None, unsigned int flags=0, file=None, opcode=None,
+                             timeout=None):
+        """Cancel what matches (as prep_cancel) and wait until it has ended (Linux 6.0).
+
+        Blocks the thread, for at most `timeout` seconds (then TimeoutError), with the GIL released.
+        Raises FileNotFoundError when nothing matches.  The cancelled operations complete as ever.
+        """
+        cdef uring_sync_cancel_reg reg
+        cdef int result
+        self.check()
+        memset(&reg, 0, sizeof(reg))
+        reg.fd = -1
+        reg.timeout.tv_sec = reg.timeout.tv_nsec = -1
+        if timeout is not None:
+            reg.timeout = timespec_of(timeout, "timeout")
+        if file is not None:
+            reg.fd = PyObject_AsFileDescriptor(file)
+            flags |= URING_CANCEL_FD
+        if opcode is not None:
+            reg.opcode = opcode
+            flags |= URING_CANCEL_OP
+        if target is not None:
+            reg.addr = self.key_of(target, NULL)
+        elif not flags & (URING_CANCEL_ANY | URING_CANCEL_OP | URING_CANCEL_FD):
+            raise ValueError("cancel what? give a target, a file, an opcode, or CancelFlags.ANY")
+        reg.flags = flags
+        self.waiters += 1
+        with nogil:
+            result = ring_register(&self.r, URING_REGISTER_SYNC_CANCEL, &reg, 1)
+        self.waiters -= 1
+        PyErr_CheckSignals()
+        if result < 0:
+            raise register_error(-result, URING_REGISTER_SYNC_CANCEL)
+        return result
+
+    # ---- the end -------------------------------------------------------------------------
+    # 1. forget what the kernel has not seen   2. cancel everything   3. drain, up to a deadline
+    # 4. count what is left, and leak it        5. unmap, close
+    def close(self, timeout=5.0):
+        """Cancel what is in flight, wait for it up to `timeout` seconds, free the ring.
+
+        Completions not taken are dropped; descriptors they carry are closed.  What cannot be
+        drained in time keeps its memory for ever (statistics().leaked).  Closing twice is fine.
+        """
+        cdef int64_t end
+        if self.r.fd < 0:
+            return
+        if self.epoch != fork_epoch:
+            self.release()
+            return
+        if self.waiters:
+            raise RuntimeError("another thread waits in this ring")
+        if self.bound and PyThread_get_thread_ident() != self.thread:
+            # A dead thread's operations were ended by the kernel; a live one must close its own.
+            if self.thread in sys._current_frames():
+                self.refuse_thread()
+            self.release()
+            return
+        cdef uring_timespec ts = timespec_of(timeout, "timeout")
+        end = fe_monotonic_ns() + ts.tv_sec * 1_000_000_000 + ts.tv_nsec
+        self.forget_queued()
+        self.reap()
+        while self.in_use and self.push_out(end):
+            pass
+        self.release()
+
+    # SQEs that the kernel has not seen, or not consumed: their operations never began.
+    cdef void forget_queued(self) noexcept:
+        cdef Operation *op
+        cdef uint32_t shift = 1 if self.r.setup_flags & URING_SETUP_SQE128 else 0
+        cdef uint32_t first = self.r.sqe_head
+        if not self.r.setup_flags & URING_SETUP_SQPOLL:
+            first = fe_load_acquire(self.r.sq_khead)
+            fe_store_release(self.r.sq_ktail, first)
+        while self.r.sqe_tail != first:
+            self.r.sqe_tail -= 1
+            self.handed_out -= 1
+            op = self.find(self.r.sqes[(self.r.sqe_tail & self.r.sq_mask) << shift].user_data)
+            if op != NULL:
+                self.vacate(op)
+        self.r.sqe_head = first
+
+    # One round: cancel, wait a little, reap.  False when it is time to give up.
+    cdef bint push_out(self, int64_t end):
+        cdef uring_timespec ts
+        cdef int64_t left = min(end - fe_monotonic_ns(), 100_000_000)
+        if left <= 0 or not self.cancel_all():
+            return False
+        ts.tv_sec = 0
+        ts.tv_nsec = left
+        if self.r.features & URING_FEAT_EXT_ARG:
+            self.block(ring_flush(&self.r), 1 + self.cancels, URING_ENTER_GETEVENTS, &ts)
+        else:
+            self.block(ring_flush(&self.r), 0, URING_ENTER_GETEVENTS, NULL)
+            self.poll_fd(left)
+        self.reap()
+        return True
+
+    cdef void poll_fd(self, int64_t nanoseconds):
+        cdef pollfd wanted
+        wanted.fd = self.r.fd
+        wanted.events = POLLIN
+        with nogil:
+            poll(&wanted, 1, <int>(nanoseconds // 1_000_000))
+
+    # Queue cancels for all in flight: one of them where the kernel has ANY (5.19).
+    cdef bint cancel_all(self) noexcept:
+        cdef uint32_t i
+        cdef Operation *op
+        self.cancels = 0
+        if not self.cancel_each:
+            return self.queue_cancel(0, URING_CANCEL_ANY | URING_CANCEL_ALL)
+        for i in range(self.chunk_count * CHUNK):
+            op = self.slot(i)
+            if op.live and not self.queue_cancel(self.key(op), 0):
+                break
+        return self.cancels > 0
+
+    cdef bint queue_cancel(self, uint64_t key, uint32_t flags) noexcept:
+        cdef uring_sqe *raw = ring_get_sqe(&self.r)
+        if raw == NULL:
+            return False
+        self.handed_out += 1
+        raw.opcode = URING_OP_ASYNC_CANCEL
+        raw.fd = -1
+        raw.addr = key
+        raw.op_flags = flags
+        raw.user_data = KEY_INTERNAL
+        self.cancels += 1
+        return True
+
+    # Take completions that nobody will see.
+    cdef void reap(self) noexcept:
+        cdef uring_cqe batch[BATCH]
+        cdef Operation *op
+        cdef uint32_t i, n = 1
+        while n:
+            n = ring_copy_cqes(&self.r, batch, BATCH)
+            for i in range(n):
+                op = self.find(batch[i].user_data)
+                if batch[i].user_data == KEY_INTERNAL and batch[i].res == -EINVAL:
+                    self.cancel_each = True
+                if op != NULL and batch[i].res >= 0 and not op.direct and op.opcode in (
+                        URING_OP_ACCEPT, URING_OP_OPENAT, URING_OP_OPENAT2, URING_OP_SOCKET):
+                    c_close(batch[i].res)
+                self.settle(&batch[i], op)
+
+    # Free everything; leak what the kernel may still write to.
+    cdef void release(self) noexcept:
+        global leaked_total
+        cdef uint32_t i
+        cdef Operation *op
+        cdef bint inherited = self.epoch != fork_epoch
+        if self.r.fd < 0:
+            return
+        if inherited:
+            # Neither the mappings nor the descriptor are ours, and nothing writes to this copy.
+            self.r.fd = -1
+        else:
+            self.forget_queued()
+            self.reap()
+            fork_remove(&self.fork_node)
+            ring_close(&self.r)
+        for i in range(self.chunk_count * CHUNK):
+            op = self.slot(i)
+            if not op.live:
+                continue
+            if inherited:
+                self.vacate(op)
+            else:
+                op.live = False
+                self.in_use -= 1
+                self.leaked += 1
+                drop(&op.user_data)
+        leaked_total += self.leaked
+        if self.leaked == 0:
+            for i in range(self.chunk_count):
+                PyMem_Free(self.chunks[i])
+            PyMem_Free(self.chunks)
+        self.chunks = NULL
+        self.chunk_count = 0
+        self.free_slot = NO_SLOT
+        for group in self.groups.values():
+            (<BufferRing>group).ring_object = NULL
+        self.groups.clear()
+
+    def __enter__(self):
+        self.check()
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def __del__(self):
+        cdef uint32_t in_flight = self.in_use
+        if self.r.fd < 0:
+            return
+        if self.epoch != fork_epoch:
+            self.release()
+            return
+        # Never waits: whoever dropped the last reference did not ask to be blocked.
+        fd = self.r.fd
+        self.release()
+        PyErr_ResourceWarning(self, 1, "unclosed ring (descriptor %d, %u operations queued or in "
+                              "flight): call close() or use it as a context manager",
+                              <int>fd, <unsigned int>in_flight)
+
+    def __repr__(self):
+        if self.r.fd < 0:
+            return "<Ring, closed>"
+        return (f"<Ring fd={self.r.fd} entries={self.r.sq_entries} flags={self.r.setup_flags:#x} "
+                f"in_flight={self.in_use}>")
+
+
+# Cython does not know of the references in the slots; the GC must, or a ring whose user_data leads
+# back to it would never be found.
+cdef traverseproc ring_base_traverse = (<PyTypeObject *>Ring).tp_traverse
+
+
+cdef int ring_traverse(PyObject *o, visitproc visit, void *arg) noexcept:
+    cdef uint32_t i
+    cdef int result
+    cdef Operation *op
+    for i in range((<Ring>o).chunk_count * CHUNK):
+        op = &(<Ring>o).chunks[i >> CHUNK_SHIFT][i & (CHUNK - 1)]
+        if op.live and op.user_data != NULL:
+            result = visit(op.user_data, arg)
+            if result:
+                return result
+    return ring_base_traverse(o, visit, arg)
+
+
+(<PyTypeObject *>Ring).tp_traverse = <traverseproc>ring_traverse
+
+for made_here in (SQE, CQE, StatResult, Probe, BufferRing, SubmissionQueue, CompletionQueue):
+    fe_forbid_making(<PyTypeObject *>made_here)
+del made_here
+
+if fork_watch() != 0:
+    raise OSError("cannot watch for fork")

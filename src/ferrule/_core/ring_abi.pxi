@@ -1,0 +1,318 @@
+# What ring.pyx uses of C: the ABI and the ring (ours), and a few calls of the C library.
+from libc.stdint cimport (int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
+                          uintptr_t)
+
+cdef extern from "uring_abi.h" nogil:
+    struct uring_sqe:
+        uint8_t opcode
+        uint8_t flags
+        uint16_t ioprio
+        int32_t fd
+        uint64_t off
+        uint64_t addr
+        uint32_t len
+        uint32_t op_flags
+        uint64_t user_data
+        uint16_t buf_index
+        uint16_t personality
+        uint32_t file_index
+        uint64_t addr3
+
+    struct uring_cqe:
+        uint64_t user_data
+        int32_t res
+        uint32_t flags
+
+    struct uring_params:
+        uint32_t sq_entries
+        uint32_t cq_entries
+        uint32_t flags
+        uint32_t sq_thread_cpu
+        uint32_t sq_thread_idle
+        uint32_t features
+        uint32_t wq_fd
+        uint32_t resv[3]
+
+    struct uring_timespec:
+        int64_t tv_sec
+        int64_t tv_nsec
+
+    struct uring_buf:
+        uint64_t addr
+        uint32_t len
+        uint16_t bid
+        uint16_t resv
+
+    struct uring_buf_reg:
+        uint64_t ring_addr
+        uint32_t ring_entries
+        uint16_t bgid
+        uint16_t flags
+
+    struct uring_buf_status:
+        uint32_t buf_group
+        uint32_t head
+
+    struct uring_rsrc_update:
+        uint32_t offset
+        uint64_t data
+
+    struct uring_sync_cancel_reg:
+        uint64_t addr
+        int32_t fd
+        uint32_t flags
+        uring_timespec timeout
+        uint8_t opcode
+
+    struct uring_probe_op:
+        uint8_t op
+        uint16_t flags
+
+    struct uring_probe:
+        uint8_t last_op
+        uint8_t ops_len
+        uring_probe_op ops[256]
+
+    enum:
+        URING_SETUP_IOPOLL, URING_SETUP_SQPOLL, URING_SETUP_CQSIZE, URING_SETUP_CLAMP
+        URING_SETUP_ATTACH_WQ, URING_SETUP_R_DISABLED, URING_SETUP_SUBMIT_ALL
+        URING_SETUP_COOP_TASKRUN, URING_SETUP_TASKRUN_FLAG, URING_SETUP_CQE32
+        URING_SETUP_SINGLE_ISSUER, URING_SETUP_DEFER_TASKRUN, URING_SETUP_NO_MMAP
+        URING_SETUP_REGISTERED_FD_ONLY, URING_SETUP_NO_SQARRAY, URING_SETUP_CQE_MIXED
+        URING_SETUP_SQE_MIXED, URING_SETUP_SQ_REWIND, URING_SETUP_SQE128, URING_SETUP_SQ_AFF
+        URING_FEAT_EXT_ARG
+        URING_ENTER_GETEVENTS, URING_ENTER_SQ_WAKEUP
+        URING_SQ_NEED_WAKEUP, URING_SQ_CQ_OVERFLOW, URING_SQ_TASKRUN
+        URING_SQE_FIXED_FILE, URING_SQE_IO_DRAIN, URING_SQE_IO_LINK, URING_SQE_IO_HARDLINK
+        URING_SQE_BUFFER_SELECT, URING_SQE_CQE_SKIP_SUCCESS
+        URING_CQE_F_BUFFER, URING_CQE_F_MORE, URING_CQE_F_SOCK_NONEMPTY, URING_CQE_F_NOTIF
+        URING_CQE_BUFFER_SHIFT
+        URING_OP_NOP, URING_OP_READV, URING_OP_WRITEV, URING_OP_FSYNC, URING_OP_POLL_ADD
+        URING_OP_POLL_REMOVE, URING_OP_SENDMSG, URING_OP_RECVMSG, URING_OP_TIMEOUT
+        URING_OP_TIMEOUT_REMOVE, URING_OP_ACCEPT, URING_OP_ASYNC_CANCEL, URING_OP_LINK_TIMEOUT
+        URING_OP_CONNECT, URING_OP_OPENAT, URING_OP_CLOSE, URING_OP_STATX, URING_OP_READ
+        URING_OP_WRITE, URING_OP_SEND, URING_OP_RECV, URING_OP_OPENAT2, URING_OP_MSG_RING
+        URING_OP_SOCKET
+        URING_TIMEOUT_UPDATE, URING_LINK_TIMEOUT_UPDATE, URING_POLL_ADD_MULTI
+        URING_POLL_UPDATE_EVENTS, URING_POLL_UPDATE_USER_DATA
+        URING_CANCEL_ALL, URING_CANCEL_FD, URING_CANCEL_ANY, URING_CANCEL_USERDATA
+        URING_CANCEL_OP, URING_RECV_MULTISHOT, URING_ACCEPT_MULTISHOT
+        URING_MSG_DATA
+        URING_REGISTER_FILES, URING_UNREGISTER_FILES, URING_REGISTER_FILES_UPDATE
+        URING_REGISTER_EVENTFD, URING_UNREGISTER_EVENTFD, URING_REGISTER_EVENTFD_ASYNC
+        URING_REGISTER_PROBE, URING_REGISTER_ENABLE_RINGS, URING_REGISTER_IOWQ_MAX_WORKERS
+        URING_REGISTER_PBUF_RING, URING_UNREGISTER_PBUF_RING, URING_REGISTER_SYNC_CANCEL
+        URING_REGISTER_PBUF_STATUS, URING_PROBE_SUPPORTED
+        URING_REGISTER_RING_FDS, URING_UNREGISTER_RING_FDS
+
+cdef extern from "ring.h" nogil:
+    struct ring:
+        int fd
+        int enter_fd
+        uint32_t enter_flags
+        uint32_t setup_flags
+        uint32_t features
+        uint32_t sqe_head
+        uint32_t sqe_tail
+        uint32_t sq_mask
+        uint32_t sq_entries
+        uint32_t *sq_khead
+        uint32_t *sq_ktail
+        uint32_t *sq_kdropped
+        uring_sqe *sqes
+        uint32_t cq_mask
+        uint32_t cq_entries
+        uint32_t *cq_khead
+        uint32_t *cq_ktail
+        uint32_t *cq_koverflow
+        uint32_t *cq_kflags
+        uring_cqe *cqes
+
+    int ring_open(ring *r, uint32_t entries, uring_params *p)
+    void ring_close(ring *r)
+    uint32_t ring_sq_ready(const ring *r)
+    uint32_t ring_cq_ready(const ring *r)
+    uring_sqe *ring_get_sqe(ring *r)
+    uint32_t ring_flush(ring *r)
+    uint32_t ring_sq_flags(const ring *r)
+    int ring_enter(ring *r, uint32_t to_submit, uint32_t wait_nr, uint32_t flags,
+                   const uring_timespec *ts)
+    int ring_register(ring *r, uint32_t opcode, void *arg, uint32_t nr_args)
+    uint32_t ring_copy_cqes(ring *r, uring_cqe *out, uint32_t max)
+    int ring_register_own_fd(ring *r)
+    int ring_unregister_own_fd(ring *r)
+
+cdef extern from "ring_fork.h" nogil:
+    struct open_ring:
+        int fd
+    void fork_add(open_ring *node, int fd)
+    void fork_remove(open_ring *node)
+    int fork_watch()
+    uint32_t fork_epoch
+
+cdef extern from *:
+    """
+    #include <arpa/inet.h>
+    #include <fcntl.h>
+    #include <net/if.h>
+    #include <netinet/in.h>
+    #include <poll.h>
+    #include <sys/mman.h>
+    #include <sys/socket.h>
+    #include <sys/stat.h>
+    #include <sys/sysmacros.h>
+    #include <sys/uio.h>
+    #include <sys/un.h>
+    #include <time.h>
+
+    #ifdef Py_GIL_DISABLED
+    #define FE_FREE_THREADED 1
+    #else
+    #define FE_FREE_THREADED 0
+    #endif
+
+    /* The tail of a provided-buffer ring lies in the last two bytes of its first entry. */
+    static inline void fe_publish_buffers(struct uring_buf *bufs, uint16_t tail) {
+        __atomic_store_n(&bufs[0].resv, tail, __ATOMIC_RELEASE);
+    }
+    static inline void fe_store_release(uint32_t *p, uint32_t v) {
+        __atomic_store_n(p, v, __ATOMIC_RELEASE);
+    }
+    static inline uint32_t fe_load_acquire(const uint32_t *p) {
+        return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+    }
+    /* SQPOLL: the SQ tail must be visible before NEED_WAKEUP is read. */
+    static inline void fe_full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
+    /* The kernel takes the poll mask as two halves, low half first, on every machine. */
+    static inline uint32_t fe_poll_word(uint32_t mask) {
+    #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+        mask = (mask << 16) | (mask >> 16);
+    #endif
+        return mask;
+    }
+
+    /* Objects that only this module makes.  Cython's own __new__ does not look at tp_new. */
+    static inline int fe_forbid_making(PyTypeObject *type) {
+        type->tp_new = NULL;
+        type->tp_vectorcall = NULL;
+        type->tp_flags |= Py_TPFLAGS_DISALLOW_INSTANTIATION;
+        if (PyDict_DelItemString(type->tp_dict, "__new__") < 0) return -1;
+        PyType_Modified(type);
+        return 0;
+    }
+
+    static inline int64_t fe_monotonic_ns(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    }
+    """
+    bint FE_FREE_THREADED
+    void fe_publish_buffers(uring_buf *bufs, uint16_t tail) noexcept nogil
+    void fe_store_release(uint32_t *p, uint32_t v) noexcept nogil
+    uint32_t fe_load_acquire(const uint32_t *p) noexcept nogil
+    void fe_full_fence() noexcept nogil
+    uint32_t fe_poll_word(uint32_t mask) noexcept nogil
+    int fe_forbid_making(PyTypeObject *type) except -1
+    int64_t fe_monotonic_ns() noexcept nogil
+
+    int PyObject_AsFileDescriptor(object) except -1
+    int PyErr_ResourceWarning(object source, Py_ssize_t stack_level,
+                              const char *format, ...) except -1
+    unsigned long PyThread_get_thread_ident() noexcept nogil
+
+    ctypedef uint32_t socklen_t
+    ctypedef unsigned short sa_family_t
+    struct in_addr:
+        uint32_t s_addr
+    struct in6_addr:
+        pass
+    struct sockaddr_in:
+        sa_family_t sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        sa_family_t sin6_family
+        uint16_t sin6_port
+        uint32_t sin6_flowinfo
+        in6_addr sin6_addr
+        uint32_t sin6_scope_id
+    struct sockaddr_un:
+        sa_family_t sun_family
+        char sun_path[108]
+    struct sockaddr_storage:
+        sa_family_t ss_family
+    enum:
+        AF_UNIX, AF_INET, AF_INET6, MSG_NOSIGNAL
+    uint16_t htons(uint16_t) noexcept nogil
+    uint16_t ntohs(uint16_t) noexcept nogil
+    uint32_t htonl(uint32_t) noexcept nogil
+    uint32_t ntohl(uint32_t) noexcept nogil
+    int inet_pton(int family, const char *text, void *out) nogil
+    const char *inet_ntop(int family, const void *address, char *out, socklen_t size) nogil
+    unsigned int if_nametoindex(const char *name) nogil
+
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    struct msghdr:
+        void *msg_name
+        socklen_t msg_namelen
+        iovec *msg_iov
+        size_t msg_iovlen
+        void *msg_control
+        size_t msg_controllen
+        int msg_flags
+    struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
+    cmsghdr *CMSG_FIRSTHDR(msghdr *m) nogil
+    cmsghdr *CMSG_NXTHDR(msghdr *m, cmsghdr *c) nogil
+    unsigned char *CMSG_DATA(cmsghdr *c) nogil
+    size_t CMSG_SPACE(size_t n) nogil
+    size_t CMSG_LEN(size_t n) nogil
+
+    struct statx_timestamp:
+        int64_t tv_sec
+        uint32_t tv_nsec
+    # Named by its tag because statx is also the function.
+    struct statx_buf "statx":
+        uint32_t stx_mask
+        uint32_t stx_blksize
+        uint64_t stx_attributes
+        uint32_t stx_nlink
+        uint32_t stx_uid
+        uint32_t stx_gid
+        uint16_t stx_mode
+        uint64_t stx_ino
+        uint64_t stx_size
+        uint64_t stx_blocks
+        uint64_t stx_attributes_mask
+        statx_timestamp stx_atime
+        statx_timestamp stx_btime
+        statx_timestamp stx_ctime
+        statx_timestamp stx_mtime
+        uint32_t stx_rdev_major
+        uint32_t stx_rdev_minor
+        uint32_t stx_dev_major
+        uint32_t stx_dev_minor
+    uint64_t makedev(unsigned int major, unsigned int minor) nogil
+
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    enum:
+        POLLIN
+    int poll(pollfd *fds, unsigned long n, int timeout_ms) nogil
+
+    enum:
+        PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MADV_DONTFORK, AT_FDCWD
+    void *MAP_FAILED
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset) nogil
+    int munmap(void *addr, size_t length) nogil
+    int madvise(void *addr, size_t length, int advice) nogil
+    size_t strnlen(const char *text, size_t limit) nogil
+    int c_close "close"(int fd) nogil

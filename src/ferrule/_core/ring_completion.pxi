@@ -1,0 +1,267 @@
+# What an operation came to: CQE, and the Python values behind its out-parameters.
+
+cdef struct AcceptBlock:
+    socklen_t size
+    sockaddr_storage address
+
+
+cdef struct StatBlock:
+    statx_buf stat
+    # the path follows
+
+
+cdef struct MessageBlock:
+    msghdr header
+    sockaddr_storage name
+    # the iovecs follow, then the control data
+
+
+cdef inline double seconds(statx_timestamp t) noexcept:
+    return <double>t.tv_sec + 1e-9 * <double>t.tv_nsec
+
+
+cdef inline object nanoseconds(statx_timestamp t):
+    return t.tv_sec * 1_000_000_000 + t.tv_nsec
+
+
+@cython.final
+cdef class StatResult:
+    """What statx(2) says of a file: os.stat_result's attributes, and those only statx has."""
+    cdef bytes block
+
+    cdef inline statx_buf *raw(self):
+        return &(<StatBlock *>PyBytes_AS_STRING(self.block)).stat
+
+    @property
+    def st_mode(self):
+        return self.raw().stx_mode
+
+    @property
+    def st_ino(self):
+        return self.raw().stx_ino
+
+    @property
+    def st_dev(self):
+        return makedev(self.raw().stx_dev_major, self.raw().stx_dev_minor)
+
+    @property
+    def st_rdev(self):
+        return makedev(self.raw().stx_rdev_major, self.raw().stx_rdev_minor)
+
+    @property
+    def st_nlink(self):
+        return self.raw().stx_nlink
+
+    @property
+    def st_uid(self):
+        return self.raw().stx_uid
+
+    @property
+    def st_gid(self):
+        return self.raw().stx_gid
+
+    @property
+    def st_size(self):
+        return self.raw().stx_size
+
+    @property
+    def st_blksize(self):
+        return self.raw().stx_blksize
+
+    @property
+    def st_blocks(self):
+        return self.raw().stx_blocks
+
+    @property
+    def st_atime(self):
+        return seconds(self.raw().stx_atime)
+
+    @property
+    def st_atime_ns(self):
+        return nanoseconds(self.raw().stx_atime)
+
+    @property
+    def st_mtime(self):
+        return seconds(self.raw().stx_mtime)
+
+    @property
+    def st_mtime_ns(self):
+        return nanoseconds(self.raw().stx_mtime)
+
+    @property
+    def st_ctime(self):
+        return seconds(self.raw().stx_ctime)
+
+    @property
+    def st_ctime_ns(self):
+        return nanoseconds(self.raw().stx_ctime)
+
+    @property
+    def st_birthtime(self):
+        """When the file was made, or 0.0 where the file system does not say (see stx_mask)."""
+        return seconds(self.raw().stx_btime)
+
+    @property
+    def st_birthtime_ns(self):
+        return nanoseconds(self.raw().stx_btime)
+
+    @property
+    def stx_mask(self):
+        """Which fields the kernel filled in (STATX_* bits)."""
+        return self.raw().stx_mask
+
+    @property
+    def stx_attributes(self):
+        return self.raw().stx_attributes
+
+    @property
+    def stx_attributes_mask(self):
+        return self.raw().stx_attributes_mask
+
+    def __repr__(self):
+        return (f"StatResult(st_mode=0o{self.st_mode:o}, st_ino={self.st_ino}, "
+                f"st_size={self.st_size}, st_mtime={self.st_mtime})")
+
+
+cdef object message_of(bytes block, int32_t res):
+    cdef MessageBlock *m = <MessageBlock *>PyBytes_AS_STRING(block)
+    cdef cmsghdr *c = CMSG_FIRSTHDR(&m.header)
+    cdef Py_ssize_t n, left
+    cdef char *end = <char *>m.header.msg_control + m.header.msg_controllen
+    cdef list control = []
+    while c != NULL:
+        n = c.cmsg_len - CMSG_LEN(0)
+        # MSG_CTRUNC can leave a length that goes beyond what was copied.
+        left = end - <char *>CMSG_DATA(c)
+        if n < 0 or left < 0:
+            break
+        control.append((c.cmsg_level, c.cmsg_type, (<char *>CMSG_DATA(c))[:min(n, left)]))
+        c = CMSG_NXTHDR(&m.header, c)
+    address = get_address(&m.name, min(m.header.msg_namelen, sizeof(sockaddr_storage)))
+    return Message(res, control, m.header.msg_flags, address)
+
+
+class Message(NamedTuple):
+    """What recvmsg received, in the order that socket.recvmsg_into returns it."""
+    nbytes: int
+    ancdata: list
+    msg_flags: int
+    address: object
+
+
+@cython.final
+@cython.freelist(512)
+cdef class CQE:
+    """One completion: a copy, independent of the ring.
+
+    user_data   the object given when the operation was prepared.  For a message from another
+                ring (prep_msg_ring): the int that was sent.
+    res         the result; below 0 it is -errno
+    flags       CqeFlags bits, the buffer id in the upper half
+    opcode      of the operation (Op); Op.NOP for a message
+    """
+    cdef readonly object user_data
+    cdef bytes block
+    cdef readonly int32_t res
+    cdef readonly uint32_t flags
+    cdef readonly uint8_t opcode
+    cdef bint peeked
+    cdef uint64_t position
+
+    @property
+    def ok(self):
+        """Whether the operation succeeded."""
+        return self.res >= 0
+
+    @property
+    def more(self):
+        """Whether this operation will give further completions (multishot)."""
+        return (self.flags & URING_CQE_F_MORE) != 0
+
+    @property
+    def sock_nonempty(self):
+        """Whether the socket had more data or connections waiting."""
+        return (self.flags & URING_CQE_F_SOCK_NONEMPTY) != 0
+
+    @property
+    def notification(self):
+        """Whether this is the notice that a zero-copy send has let go of its buffer."""
+        return (self.flags & URING_CQE_F_NOTIF) != 0
+
+    @property
+    def buffer_id(self):
+        """Which provided buffer was used, or None."""
+        if self.flags & URING_CQE_F_BUFFER:
+            return self.flags >> URING_CQE_BUFFER_SHIFT
+        return None
+
+    def raise_for_error(self):
+        """Return res, or raise the OSError that it stands for, with the path if there was one."""
+        if self.res >= 0:
+            return self.res
+        path = self.path()
+        if path is None:
+            raise OSError(-self.res, os.strerror(-self.res))
+        raise OSError(-self.res, os.strerror(-self.res), path)
+
+    cdef object path(self):
+        if self.block is None:
+            return None
+        if self.opcode == URING_OP_OPENAT:
+            return os.fsdecode(PyBytes_AS_STRING(self.block))
+        if self.opcode == URING_OP_STATX:
+            return os.fsdecode(PyBytes_AS_STRING(self.block) + sizeof(StatBlock))
+        return None
+
+    @property
+    def address(self):
+        """The peer's address after an accept or a recvmsg, as the socket module gives it."""
+        cdef AcceptBlock *a
+        if self.res < 0 or self.block is None:
+            return None
+        if self.opcode == URING_OP_ACCEPT:
+            a = <AcceptBlock *>PyBytes_AS_STRING(self.block)
+            return get_address(&a.address, min(a.size, sizeof(sockaddr_storage)))
+        if self.opcode == URING_OP_RECVMSG:
+            return message_of(self.block, self.res).address
+        return None
+
+    @property
+    def message(self):
+        """After a recvmsg: Message(nbytes, ancdata, msg_flags, address); else None."""
+        if self.res < 0 or self.block is None or self.opcode != URING_OP_RECVMSG:
+            return None
+        return message_of(self.block, self.res)
+
+    @property
+    def stat(self):
+        """After a statx: a StatResult; else None."""
+        cdef StatResult result
+        if self.res < 0 or self.block is None or self.opcode != URING_OP_STATX:
+            return None
+        result = StatResult.__new__(StatResult)
+        result.block = self.block
+        return result
+
+    def __repr__(self):
+        return f"CQE(user_data={self.user_data!r}, res={self.res}, flags={self.flags:#x})"
+
+
+@cython.final
+cdef class Probe:
+    """Which operations the running kernel has (IORING_REGISTER_PROBE, Linux 5.6)."""
+    cdef uring_probe raw
+
+    @property
+    def last_op(self):
+        """The highest opcode that this kernel knows."""
+        return self.raw.last_op
+
+    def opcode_supported(self, int opcode):
+        """Whether the kernel can do this operation (Op)."""
+        if not 0 <= opcode < self.raw.ops_len:
+            return False
+        return (self.raw.ops[opcode].flags & URING_PROBE_SUPPORTED) != 0
+
+    def __repr__(self):
+        return f"Probe(last_op={self.last_op})"

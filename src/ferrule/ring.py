@@ -1,0 +1,297 @@
+"""io_uring for Python, with or without Ferrule's fibers.
+
+A ``Ring`` is a pair of queues shared with the kernel.  Operations are queued with the ``prep_``
+methods (liburing's names), handed over together by ``submit``, and come back as ``CQE`` objects::
+
+    with Ring(64) as ring, open("/etc/hostname", "rb") as file:
+        data = bytearray(4096)
+        ring.prep_read(file, data, 0, user_data="the name")
+        ring.submit_and_wait(1)
+        cqe = ring.copy_cqe()
+        print(cqe.user_data, bytes(data[:cqe.raise_for_error()]))
+
+Whatever the kernel may touch (buffers, paths, addresses, file objects) is held by the operation
+until its last completion; a bytearray in flight cannot be resized.  ``user_data`` may be any
+object.  Errors of an operation are in its CQE (``res`` below 0, ``raise_for_error``); errors of
+the ring itself are exceptions.  Nothing here switches fibers or is a cancellation point: it is
+the layer below that.  See docs/ring.md.
+"""
+
+from enum import IntEnum, IntFlag
+
+from ferrule._core.ring import (
+    CQE,
+    SQE,
+    BufferRing,
+    CompletionQueue,
+    Message,
+    NotSupported,
+    Params,
+    Probe,
+    Ring,
+    RingStatistics,
+    StatResult,
+    SubmissionQueue,
+    SubmissionQueueFull,
+    leaked_operations,
+)
+
+__all__ = [
+    "AT_FDCWD",
+    "FILE_INDEX_ALLOC",
+    "AcceptFlags",
+    "BufferRing",
+    "CQE",
+    "CancelFlags",
+    "CompletionQueue",
+    "CqeFlags",
+    "EnterFlags",
+    "Features",
+    "FsyncFlags",
+    "Message",
+    "MsgRingFlags",
+    "NotSupported",
+    "Op",
+    "Params",
+    "PollFlags",
+    "Probe",
+    "RecvSendFlags",
+    "Ring",
+    "RingStatistics",
+    "SQE",
+    "SetupFlags",
+    "SqFlags",
+    "SqeFlags",
+    "StatResult",
+    "SubmissionQueue",
+    "SubmissionQueueFull",
+    "TimeoutFlags",
+    "get_probe",
+    "leaked_operations",
+]
+
+AT_FDCWD = -100
+FILE_INDEX_ALLOC = 0xFFFFFFFF
+
+
+class Op(IntEnum):
+    """Opcodes of Linux 6.18.  What the running kernel has is told by a Probe."""
+
+    NOP = 0
+    READV = 1
+    WRITEV = 2
+    FSYNC = 3
+    READ_FIXED = 4
+    WRITE_FIXED = 5
+    POLL_ADD = 6
+    POLL_REMOVE = 7
+    SYNC_FILE_RANGE = 8
+    SENDMSG = 9
+    RECVMSG = 10
+    TIMEOUT = 11
+    TIMEOUT_REMOVE = 12
+    ACCEPT = 13
+    ASYNC_CANCEL = 14
+    LINK_TIMEOUT = 15
+    CONNECT = 16
+    FALLOCATE = 17
+    OPENAT = 18
+    CLOSE = 19
+    FILES_UPDATE = 20
+    STATX = 21
+    READ = 22
+    WRITE = 23
+    FADVISE = 24
+    MADVISE = 25
+    SEND = 26
+    RECV = 27
+    OPENAT2 = 28
+    EPOLL_CTL = 29
+    SPLICE = 30
+    PROVIDE_BUFFERS = 31
+    REMOVE_BUFFERS = 32
+    TEE = 33
+    SHUTDOWN = 34
+    RENAMEAT = 35
+    UNLINKAT = 36
+    MKDIRAT = 37
+    SYMLINKAT = 38
+    LINKAT = 39
+    MSG_RING = 40
+    FSETXATTR = 41
+    SETXATTR = 42
+    FGETXATTR = 43
+    GETXATTR = 44
+    SOCKET = 45
+    URING_CMD = 46
+    SEND_ZC = 47
+    SENDMSG_ZC = 48
+    READ_MULTISHOT = 49
+    WAITID = 50
+    FUTEX_WAIT = 51
+    FUTEX_WAKE = 52
+    FUTEX_WAITV = 53
+    FIXED_FD_INSTALL = 54
+    FTRUNCATE = 55
+    BIND = 56
+    LISTEN = 57
+    RECV_ZC = 58
+    EPOLL_WAIT = 59
+    READV_FIXED = 60
+    WRITEV_FIXED = 61
+    PIPE = 62
+
+
+class SetupFlags(IntFlag):
+    """How a ring works (Ring(flags=...)), and since when."""
+
+    IOPOLL = 1 << 0
+    SQPOLL = 1 << 1
+    SQ_AFF = 1 << 2
+    CQSIZE = 1 << 3  # 5.5
+    CLAMP = 1 << 4  # 5.6
+    ATTACH_WQ = 1 << 5  # 5.6
+    R_DISABLED = 1 << 6  # 5.10
+    SUBMIT_ALL = 1 << 7  # 5.18
+    COOP_TASKRUN = 1 << 8  # 5.19
+    TASKRUN_FLAG = 1 << 9  # 5.19
+    SQE128 = 1 << 10  # 5.19
+    CQE32 = 1 << 11  # 5.19
+    SINGLE_ISSUER = 1 << 12  # 6.0
+    DEFER_TASKRUN = 1 << 13  # 6.1
+    NO_MMAP = 1 << 14  # 6.5
+    REGISTERED_FD_ONLY = 1 << 15  # 6.5
+    NO_SQARRAY = 1 << 16  # 6.6
+    HYBRID_IOPOLL = 1 << 17  # 6.13
+    CQE_MIXED = 1 << 18  # 6.18
+    SQE_MIXED = 1 << 19  # 6.19
+    SQ_REWIND = 1 << 20  # 7.0
+
+
+class Features(IntFlag):
+    """What the kernel says of itself at set-up (Ring.features)."""
+
+    SINGLE_MMAP = 1 << 0
+    NODROP = 1 << 1
+    SUBMIT_STABLE = 1 << 2
+    RW_CUR_POS = 1 << 3
+    CUR_PERSONALITY = 1 << 4
+    FAST_POLL = 1 << 5
+    POLL_32BITS = 1 << 6
+    SQPOLL_NONFIXED = 1 << 7
+    EXT_ARG = 1 << 8
+    NATIVE_WORKERS = 1 << 9
+    RSRC_TAGS = 1 << 10
+    CQE_SKIP = 1 << 11
+    LINKED_FILE = 1 << 12
+    REG_REG_RING = 1 << 13
+    RECVSEND_BUNDLE = 1 << 14
+    MIN_TIMEOUT = 1 << 15
+    RW_ATTR = 1 << 16
+    NO_IOWAIT = 1 << 17
+
+
+class EnterFlags(IntFlag):
+    """Flags of io_uring_enter; the ring sets them itself."""
+
+    GETEVENTS = 1 << 0
+    SQ_WAKEUP = 1 << 1
+    SQ_WAIT = 1 << 2
+    EXT_ARG = 1 << 3
+    REGISTERED_RING = 1 << 4
+    ABS_TIMER = 1 << 5
+    EXT_ARG_REG = 1 << 6
+    NO_IOWAIT = 1 << 7
+
+
+class SqFlags(IntFlag):
+    """What the kernel says in the submission queue (Ring.sq.flags)."""
+
+    NEED_WAKEUP = 1 << 0
+    CQ_OVERFLOW = 1 << 1
+    TASKRUN = 1 << 2
+
+
+class SqeFlags(IntFlag):
+    """Flags of one submission (SQE.flags)."""
+
+    FIXED_FILE = 1 << 0
+    IO_DRAIN = 1 << 1
+    IO_LINK = 1 << 2
+    IO_HARDLINK = 1 << 3
+    ASYNC = 1 << 4
+    BUFFER_SELECT = 1 << 5
+    CQE_SKIP_SUCCESS = 1 << 6
+
+
+class CqeFlags(IntFlag):
+    """Flags of one completion (CQE.flags); the upper half is the buffer id."""
+
+    BUFFER = 1 << 0
+    MORE = 1 << 1
+    SOCK_NONEMPTY = 1 << 2
+    NOTIF = 1 << 3
+    BUF_MORE = 1 << 4
+    SKIP = 1 << 5
+    F_32 = 1 << 15
+
+
+class FsyncFlags(IntFlag):
+    DATASYNC = 1 << 0
+
+
+class TimeoutFlags(IntFlag):
+    ABS = 1 << 0
+    UPDATE = 1 << 1
+    BOOTTIME = 1 << 2
+    REALTIME = 1 << 3
+    LINK_UPDATE = 1 << 4
+    ETIME_SUCCESS = 1 << 5
+    MULTISHOT = 1 << 6
+
+
+class PollFlags(IntFlag):
+    ADD_MULTI = 1 << 0
+    UPDATE_EVENTS = 1 << 1
+    UPDATE_USER_DATA = 1 << 2
+    ADD_LEVEL = 1 << 3
+
+
+class CancelFlags(IntFlag):
+    """What a cancel matches (prep_cancel, prep_cancel_fd, register_sync_cancel)."""
+
+    ALL = 1 << 0
+    FD = 1 << 1
+    ANY = 1 << 2
+    FD_FIXED = 1 << 3
+    USERDATA = 1 << 4
+    OP = 1 << 5
+
+
+class RecvSendFlags(IntFlag):
+    """SQE.ioprio of sends and receives."""
+
+    POLL_FIRST = 1 << 0
+    RECV_MULTISHOT = 1 << 1
+    FIXED_BUF = 1 << 2
+    SEND_ZC_REPORT_USAGE = 1 << 3
+    BUNDLE = 1 << 4
+
+
+class AcceptFlags(IntFlag):
+    """SQE.ioprio of accepts."""
+
+    MULTISHOT = 1 << 0
+    DONTWAIT = 1 << 1
+    POLL_FIRST = 1 << 2
+
+
+class MsgRingFlags(IntFlag):
+    CQE_SKIP = 1 << 0
+    FLAGS_PASS = 1 << 1
+
+
+def get_probe() -> Probe:
+    """Which operations the running kernel has, asked through a ring made for it and closed."""
+    with Ring(1) as ring:
+        return ring.register_probe()

@@ -1,0 +1,83 @@
+"""What the ring tests share: the set-up flags they run over, and a ring that must end clean."""
+
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from ferrule.ring import CQE, Ring, SetupFlags, leaked_operations
+
+DEFER = SetupFlags.SINGLE_ISSUER | SetupFlags.DEFER_TASKRUN
+FLAG_SETS = {
+    "plain": SetupFlags(0),
+    "coop": SetupFlags.COOP_TASKRUN,
+    "defer": DEFER,
+}
+
+
+def unavailable(flags: int) -> str | None:
+    try:
+        Ring(1, flags=flags).close()
+    except OSError as error:
+        return f"no ring with flags {flags:#x} here: {error.strerror}"
+    return None
+
+
+def parameter(name: str, flags: SetupFlags) -> object:
+    reason = unavailable(flags)
+    return pytest.param(flags, id=name, marks=[pytest.mark.skip(reason=reason)] if reason else [])
+
+
+# The core behaviours are tested on each of these, as liburing's tests do.
+each_setup = pytest.mark.parametrize(
+    "flags", [parameter(name, flags) for name, flags in FLAG_SETS.items()]
+)
+
+
+@contextlib.contextmanager
+def clean_ring(entries: int = 8, **options: object) -> Iterator[Ring]:
+    """A ring that must have nothing in flight at the end, and leak nothing."""
+    before = leaked_operations()
+    with Ring(entries, **options) as ring:  # type: ignore[arg-type]
+        yield ring
+        if not ring.closed:
+            assert ring.statistics().in_flight == 0
+            assert ring.statistics().unmatched == 0
+    assert leaked_operations() == before
+
+
+def finish(ring: Ring, count: int = 1, timeout: float = 5.0) -> list[CQE]:
+    """Submit what is queued and take `count` completions."""
+    ring.submit_and_wait_timeout(count, timeout)
+    taken = ring.copy_cqes(count)
+    while len(taken) < count:
+        more = ring.copy_cqes(count - len(taken), 1, timeout)
+        assert more, f"{len(taken)} of {count} completions within {timeout} s"
+        taken += more
+    return taken
+
+
+def results(cqes: list[CQE]) -> dict[object, int]:
+    """res by user_data, for completions whose order is not defined."""
+    assert len({cqe.user_data for cqe in cqes}) == len(cqes)
+    return {cqe.user_data: cqe.res for cqe in cqes}
+
+
+@contextlib.contextmanager
+def tcp_listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+@contextlib.contextmanager
+def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with tcp_listener() as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+        with client, server:
+            yield client, server
+
+
+CANCELED = -errno.ECANCELED
