@@ -153,7 +153,7 @@ cdef class Scheduler:
 
     cdef int make_ready(self, Task task) except -1
     cdef Task next_task(self)
-    cdef int switch_to(self, Task task) except -1
+    cdef object greenlet_for(self, Task task)
     cdef int park(self, Task me) except -1
     cdef int tick(self, bint may_block) except -1
     cdef WakeReason wait_on(self, Task me, Waitable what, int64_t deadline,

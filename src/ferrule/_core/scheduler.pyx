@@ -634,7 +634,9 @@ cdef class Fiber:
                 s.handoff = after
                 break
             s.idle_fibers.append(self)
-            s.switch_to(after)
+            greenlet = s.greenlet_for(after)
+            after = None
+            s._switch(greenlet)
         # Ends: control goes to the parent, the hub.
         s.current = None
         self.greenlet = None
@@ -752,7 +754,9 @@ cdef class Scheduler:
                 task = self.next_task()
             if task is None:
                 break
-            self.switch_to(task)
+            greenlet = self.greenlet_for(task)
+            task = None
+            self._switch(greenlet)
             self.current = None
         return 0
 
@@ -879,7 +883,12 @@ cdef class Scheduler:
             os.abort()
         self.root_fails(exc)
 
-    cdef int switch_to(self, Task task) except -1:
+    cdef object greenlet_for(self, Task task):
+        """Make the task current; returns where to switch to.
+
+        The caller drops its reference before it switches: it may be away for long, and a task that
+        has ended meanwhile must not be kept alive, with its result, by whoever ran before it.
+        """
         cdef Fiber fiber = task.fiber
         if fiber is None:
             if self.idle_fibers:
@@ -896,9 +905,9 @@ cdef class Scheduler:
                 Py_DECREF(fiber.greenlet)
             else:
                 self.handoff = task
-                return self._switch(self.hub)
+                return self.hub
         self.current = task
-        return self._switch(fiber.greenlet)
+        return fiber.greenlet
 
     cdef int _switch(self, object greenlet) except -1:
         cdef PyObject *sent
@@ -921,7 +930,9 @@ cdef class Scheduler:
                 me.fiber.depth = depth
             if task is None:
                 raise RuntimeError("the runtime stopped under a waiting fiber")
-            self.switch_to(task)
+            greenlet = self.greenlet_for(task)
+            task = None
+            self._switch(greenlet)
             self.current = me
         me.state = RUNNING
         return 0
@@ -960,7 +971,9 @@ cdef class Scheduler:
         self.make_ready(me)
         cdef Task task = self.next_task()
         if task is not me:
-            self.switch_to(task)
+            greenlet = self.greenlet_for(task)
+            task = None
+            self._switch(greenlet)
             self.current = me
         else:
             self.inline_count = 0

@@ -1,0 +1,129 @@
+"""Fixtures: running on every engine there is, and what must be left behind by no test."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ferrule
+import ferrule.runtime
+
+BACKENDS = ("uring",)
+SETTLE_SECONDS = 3.0
+
+
+def why_not(backend: Any) -> str | None:
+    """The engine's own answer when it cannot be used here."""
+    try:
+        ferrule.run(lambda: None, backend=backend)
+    except ferrule.BackendUnavailable as exc:
+        return str(exc)
+    return None
+
+
+@pytest.fixture(scope="session")
+def unavailable() -> dict[str, str | None]:
+    return {backend: why_not(backend) for backend in BACKENDS}
+
+
+@pytest.fixture(params=BACKENDS)
+def run(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> Callable[..., Any]:
+    """`ferrule.run` on one of the engines."""
+    backend = request.param
+    if unavailable[backend]:
+        pytest.skip(f"cannot here: {unavailable[backend]}")
+
+    def run(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return ferrule.run(main, *args, backend=backend, **options)
+
+    return run
+
+
+@pytest.fixture
+def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was reported through sys.unraisablehook: (object, exception) pairs."""
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        sys, "unraisablehook", lambda report: seen.append((report.object, report.exc_value))
+    )
+    return seen
+
+
+def open_fds() -> dict[int, str]:
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:  # the one that listdir used
+            continue
+    return found
+
+
+def os_threads() -> set[str]:
+    """Also those that are not Python's: the engine's workers and the kernel's for our rings."""
+    return set(os.listdir("/proc/self/task"))
+
+
+def leaks(fds: dict[int, str], threads: set[str], schedulers: list[Any]) -> list[str]:
+    found = []
+    for scheduler in schedulers:
+        statistics = scheduler.statistics()
+        for counter in (
+            "live_tasks", "idle_fibers", "slots_in_use", "operations_in_flight", "timers", "leaked"
+        ):
+            if statistics[counter]:
+                found.append(f"{statistics[counter]} {counter}")
+    found += [f"fd {fd}: {what}" for fd, what in open_fds().items() if fds.get(fd) != what]
+    started = os_threads() - threads
+    if started:
+        names = ", ".join(thread.name for thread in threading.enumerate())
+        found.append(f"{len(started)} threads more; Python's are {names}")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """No live object, descriptor or thread may be left by a test (marker: may_leak, with why)."""
+    schedulers: list[Any] = []
+    new_scheduler = ferrule.runtime._new_scheduler
+
+    def new_and_remembered(*args: Any) -> Any:
+        schedulers.append(new_scheduler(*args))
+        return schedulers[-1]
+
+    monkeypatch.setattr(ferrule.runtime, "_new_scheduler", new_and_remembered)
+    fds, threads = open_fds(), os_threads()
+    yield
+    if request.node.get_closest_marker("may_leak"):
+        return
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while found := leaks(fds, threads, schedulers):
+        if time.monotonic() > deadline:
+            pytest.fail("left behind: " + "; ".join(found))
+        gc.collect()
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Python source in a process of its own: for signals, forks and refusals."""
+
+    def run_script(source: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        path = tmp_path / "script.py"
+        path.write_text(source)
+        return subprocess.run(
+            [sys.executable, str(path)], capture_output=True, text=True, timeout=60, **options
+        )
+
+    return run_script
