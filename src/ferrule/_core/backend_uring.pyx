@@ -30,7 +30,8 @@ from libc.string cimport memset
 
 from ferrule._core.backend cimport Backend
 from ferrule._core.operation cimport (
-    OP_CANCEL_SENT, OP_IN_FLIGHT, OP_IN_WORKER, OP_MAY_BLOCK, OP_PROVIDED_BUFFER, op, op_rows,
+    OP_CANCEL_SENT, OP_IN_FLIGHT, OP_IN_WORKER, OP_MAY_BLOCK, OP_POLL, OP_PROVIDED_BUFFER,
+    OP_TIMEOUT, op, op_rows,
     slots_find, slots_user_data, uring_timespec,
 )
 
@@ -175,8 +176,9 @@ cdef enum:
     BUFFER_GROUP = 0
     IOWQ_BOUNDED = 16        # kernel threads for buffered writes, fsync and the like
     IOWQ_UNBOUNDED = 64
-    WORKERS_MAX = 1024       # our threads; one is held by each FIFO or lock that waits
     IDLE_ROUNDS = 4
+    WORKERS_MAX = 16         # our threads for what ends by itself
+    WAITERS_MAX = 1024       # and for what may wait for ever: each FIFO or lock holds one
     INTERRUPT_AGAIN_NS = 2_000_000
     DRAIN_NS = 5_000_000_000
 
@@ -201,8 +203,8 @@ LADDER = (
 @cython.final
 cdef class UringBackend(Backend):
     cdef ring r
-    cdef pool workers
-    cdef uint32_t workers_busy
+    cdef pool workers, waiters
+    cdef uint32_t workers_busy, waiters_busy
     cdef op *backlog             # started while the SQ was full
     cdef op *backlog_tail
     cdef op *interrupting        # running in a worker, cancelled, to be signalled again
@@ -227,6 +229,7 @@ cdef class UringBackend(Backend):
         self._probe()
         self._open_pipe()
         pool_init(&self.workers, WORKERS_MAX, waker_wake, &self.waker)
+        pool_init(&self.waiters, WAITERS_MAX, waker_wake, &self.waker)
         self.is_open = True
         self._register_buffers()
         self._arm_wake()
@@ -313,16 +316,10 @@ cdef class UringBackend(Backend):
     # ---- starting and cancelling ----
 
     cdef void start(self, op *o) noexcept:
-        cdef int err
         o.state = OP_IN_FLIGHT
         self.in_flight += 1
-        cdef int code = op_rows[o.kind].uring_op
-        if code < 0 or o.traits & (OP_MAY_BLOCK | OP_IN_WORKER) or not self.supported[code]:
-            self.workers_busy += 1
-            err = pool_submit(&self.workers, o)
-            if err < 0:
-                self.workers_busy -= 1
-                self.complete(o, err)
+        if self._needs_thread(o):
+            self._start_in_thread(o)
             return
         if self.backlog != NULL or not self._queue(o):
             o.next = NULL
@@ -331,6 +328,29 @@ cdef class UringBackend(Backend):
             else:
                 self.backlog = o
             self.backlog_tail = o
+
+    cdef inline bint _needs_thread(self, op *o) noexcept:
+        cdef int code = op_rows[o.kind].uring_op
+        return code < 0 or o.traits & (OP_MAY_BLOCK | OP_IN_WORKER) or not self.supported[code]
+
+    cdef inline bint _may_wait_for_ever(self, op *o) noexcept:
+        # What the ring would wait for by poll does too, where the ring cannot do it.
+        return (o.traits & OP_MAY_BLOCK or op_rows[o.kind].poll_events != 0
+                and not o.traits & OP_IN_WORKER or o.kind == OP_POLL or o.kind == OP_TIMEOUT)
+
+    cdef void _start_in_thread(self, op *o) noexcept:
+        cdef int err
+        if self._may_wait_for_ever(o):
+            err = pool_submit(&self.waiters, o)
+            self.waiters_busy += err == 0
+        else:
+            err = pool_submit(&self.workers, o)
+            self.workers_busy += err == 0
+        if err < 0:
+            self.complete(o, err)
+
+    cdef bint _interrupt(self, op *o) noexcept:
+        return pool_interrupt(&self.waiters if self._may_wait_for_ever(o) else &self.workers, o)
 
     cdef inline bint _queue(self, op *o) noexcept:
         cdef uring_sqe *sqe = self._get_sqe()
@@ -374,10 +394,9 @@ cdef class UringBackend(Backend):
             self._leave_backlog(o, before)
             self.complete(o, -ECANCELED)
             return
-        cdef int code = op_rows[o.kind].uring_op
-        if code < 0 or o.traits & (OP_MAY_BLOCK | OP_IN_WORKER) or not self.supported[code]:
+        if self._needs_thread(o):
             op_set_cancelled(o)
-            if pool_interrupt(&self.workers, o):
+            if self._interrupt(o):
                 self._interrupt_later(o)
             return
         if self._queue_cancel(o):
@@ -504,7 +523,11 @@ cdef class UringBackend(Backend):
         if tail != self.buffer_tail:
             atomic_set_u16(&self.buffer_ring[0].resv, self.buffer_tail)
         if self.workers_busy:
-            self._reap_workers()
+            self.workers_busy -= self._reap_threads(&self.workers)
+        if self.waiters_busy:
+            self.waiters_busy -= self._reap_threads(&self.waiters)
+        if self.interrupting != NULL:
+            self._interrupt_again()
         if not self.wake_armed and self.is_open:
             self._arm_wake()
         return total
@@ -534,18 +557,22 @@ cdef class UringBackend(Backend):
                 cqe.res = -ENOMEM
         self._recycle(bid)
 
-    cdef void _reap_workers(self) noexcept:
-        cdef op *o = pool_reap(&self.workers)
+    cdef uint32_t _reap_threads(self, pool *p) noexcept:
+        cdef op *o = pool_reap(p)
         cdef op *after
+        cdef uint32_t n = 0
         while o != NULL:
             after = o.next
-            self.workers_busy -= 1
+            n += 1
             self._forget_interrupt(o)
             self.complete(o, o.result)
             o = after
-        o = self.interrupting
+        return n
+
+    cdef void _interrupt_again(self) noexcept:
+        cdef op *o = self.interrupting
         while o != NULL:
-            pool_interrupt(&self.workers, o)
+            self._interrupt(o)
             o = <op *>o.payload
 
     # Operations that run in a worker have no payload, so it links the list of those to signal.
@@ -605,12 +632,15 @@ cdef class UringBackend(Backend):
         if self.in_flight:
             self._drain()
         leaked = self.in_flight
-        if not self.workers_busy:
-            pool_stop(&self.workers)
         ring_unregister_own_fd(&self.r)
         ring_close(&self.r)
-        posix_close(self.waker.read_fd)
-        posix_close(self.waker.write_fd)
+        if self.workers_busy or self.waiters_busy:
+            Py_INCREF(self)  # a thread that comes back later still finds its pool and its pipe
+        else:
+            pool_stop(&self.workers)
+            pool_stop(&self.waiters)
+            posix_close(self.waker.read_fd)
+            posix_close(self.waker.write_fd)
         if self.buffer_ring != NULL and not leaked:
             munmap(self.buffer_ring, BUFFER_COUNT * (sizeof(uring_buf) + BUFFER_SIZE))
         return leaked

@@ -32,6 +32,7 @@ struct pool {
     pthread_mutex_t mutex;
     pthread_cond_t work, quiet;
     struct op *head, *tail;       /* queued */
+    uint32_t queued;
     struct op *done;              /* finished, newest first */
     struct pool_worker *workers;  /* alive */
     uint32_t threads, idle, max_threads;
@@ -61,6 +62,7 @@ static inline struct op *pool_take(struct pool *p) {
     if (o) {
         p->head = o->next;
         if (!p->head) p->tail = NULL;
+        p->queued--;
         o->next = NULL;
     }
     return o;
@@ -121,7 +123,8 @@ static void *pool_main(void *arg) {
 /* Under the mutex.  Signals are for the main thread: workers block all but the interrupting one. */
 static inline int pool_spawn(struct pool *p) {
     struct sigaction old;
-    if (sigaction(POOL_SIGNAL, NULL, &old) == 0 && old.sa_handler == SIG_DFL) {
+    if (sigaction(POOL_SIGNAL, NULL, &old) == 0 &&
+        (old.sa_handler == SIG_DFL || old.sa_handler == SIG_IGN)) {
         struct sigaction ignore = {.sa_handler = pool_ignore_signal};
         sigaction(POOL_SIGNAL, &ignore, NULL);
     }
@@ -160,12 +163,15 @@ static inline int pool_submit(struct pool *p, struct op *o) {
     int err = 0;
     o->next = NULL;
     pthread_mutex_lock(&p->mutex);
-    if (!p->idle && p->threads < p->max_threads) err = pool_spawn(p);
+    /* A thread that was woken counts as idle until it runs, so idle alone would leave an operation
+     * behind one that waits for ever. */
+    if (p->queued >= p->idle && p->threads < p->max_threads) err = pool_spawn(p);
     if (!err || p->threads) {
         err = 0;
         if (p->tail) p->tail->next = o;
         else p->head = o;
         p->tail = o;
+        p->queued++;
         pthread_cond_signal(&p->work);
     }
     pthread_mutex_unlock(&p->mutex);
@@ -200,6 +206,7 @@ static inline int pool_interrupt(struct pool *p, struct op *o) {
     if (*at) {
         *at = o->next;
         if (p->tail == o) p->tail = before;
+        p->queued--;
         o->result = -ECANCELED;
         pool_finish(p, o);
     } else {
