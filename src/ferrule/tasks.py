@@ -18,8 +18,9 @@ class TaskGroup:
     """Tasks that end together: leaving the ``with`` block waits for all of them.
 
     The first failure cancels the others and the body; the failures come out as one
-    ``ExceptionGroup``.  Leaving is a switch point; a cancellation from outside reaches the members,
-    and leaving still waits for their end.
+    ``ExceptionGroup``.  Leaving is a switch and cancellation point if there is something to wait
+    for: a cancellation from outside reaches the members, their end is waited for all the same, and
+    then Cancelled is raised.
     """
 
     def __init__(self) -> None:
@@ -72,8 +73,9 @@ class TaskGroup:
         scope = self._open_scope()
         if exc is not None:
             scope.cancel()
+        waited = False
         try:
-            scope.wait_members(cancellable=False)
+            waited = scope.wait_members(cancellable=False)
         finally:
             self._scope = None
             caught = scope.__exit__(kind, exc, tb) if isinstance(exc, Cancelled) else (
@@ -85,6 +87,8 @@ class TaskGroup:
         try:
             if failures:
                 _raise_failures(failures)
+            if waited and exc is None:
+                checkpoint()
         finally:
             del exc, failures  # their tracebacks refer to this frame
         return bool(caught)

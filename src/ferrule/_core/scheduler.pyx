@@ -370,7 +370,7 @@ cdef class GroupScope(CancelScope):
         return self.home.add_task(fn, args, name, self)
 
     def wait_members(self, *, bint cancellable):
-        """Park until no member is left.
+        """Park until no member is left; whether there was anything to wait for.
 
         With ``cancellable`` a cancellation point, for scopes inside the group; a cancellation of
         the group itself reaches the members, and their end is what is waited for.
@@ -381,12 +381,14 @@ cdef class GroupScope(CancelScope):
             raise RuntimeError("only the task that opened a group can wait for it")
         if me.no_switch:
             raise RuntimeError("this would switch fibers inside no_switch()")
+        cdef bint waited = bool(self.members)
         while self.members:
             if cancellable and me.scope.effective and not self.effective:
                 raise Cancelled("the scope was cancelled")
             self.owner_waiting = me
             s.wait_on(me, self.emptied, 0, cancellable and not self.effective)
             self.owner_waiting = None
+        return waited
 
 
 # ---- tasks ----

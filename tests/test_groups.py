@@ -1,0 +1,450 @@
+"""Task groups: waiting, failures, cancellation from both sides, and being closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import ferrule
+from ferrule import Cancelled, Event, TaskGroup
+
+Run = Callable[..., Any]
+
+
+class Boom(Exception):
+    pass
+
+
+def fail(text: str = "boom") -> None:
+    raise Boom(text)
+
+
+def forever() -> None:
+    Event().wait()
+
+
+def test_leaving_waits_for_all_members(run: Run) -> None:
+    def main() -> None:
+        ended = []
+        with TaskGroup() as group:
+            for seconds in (0.02, 0.01, 0):
+                group.spawn(lambda s: (ferrule.sleep(s), ended.append(s)), seconds)
+        assert ended == [0, 0.01, 0.02]
+
+    run(main)
+
+
+def test_an_empty_group_is_left_at_once(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup():
+            pass
+
+    run(main)
+
+
+def test_members_return_results_through_their_tasks(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup() as group:
+            tasks = [group.spawn(pow, n, 2, name=f"square of {n}") for n in range(3)]
+        assert [task.result() for task in tasks] == [0, 1, 4]
+        assert tasks[2].name == "square of 2"
+
+    run(main)
+
+
+def test_a_failure_cancels_the_others_and_comes_out_as_a_group(run: Run) -> None:
+    def main() -> None:
+        cleaned = []
+
+        def sibling() -> None:
+            try:
+                forever()
+            finally:
+                cleaned.append(True)
+
+        with pytest.raises(ExceptionGroup) as info, TaskGroup() as group:
+            siblings = [group.spawn(sibling) for _ in range(3)]
+            ferrule.sleep(0)
+            group.spawn(fail)
+        assert [str(exc) for exc in info.value.exceptions] == ["boom"]
+        assert len(cleaned) == 3
+        assert all(task.cancelled() for task in siblings)
+
+    run(main)
+
+
+def test_a_failure_cancels_the_body(run: Run) -> None:
+    def main() -> None:
+        with pytest.raises(ExceptionGroup), TaskGroup() as group:
+            group.spawn(fail)
+            ferrule.sleep(100)
+
+    run(main)
+
+
+def test_all_failures_come_out_together_the_bodys_last(run: Run) -> None:
+    def main() -> None:
+        with pytest.raises(ExceptionGroup) as info, TaskGroup() as group:
+            group.spawn(fail, "first")
+            group.spawn(fail, "second")
+            raise Boom("body")
+        assert [str(exc) for exc in info.value.exceptions] == ["first", "second", "body"]
+
+    run(main)
+
+
+def test_failures_can_be_taken_apart_by_type(run: Run) -> None:
+    def main() -> None:
+        caught = []
+        try:
+            with TaskGroup() as group:
+                group.spawn(fail)
+                group.spawn(lambda: {}["missing"])
+        except* Boom as boom:
+            caught += boom.exceptions
+        except* KeyError as missing:
+            caught += missing.exceptions
+        assert [type(exc) for exc in caught] == [Boom, KeyError]
+
+    run(main)
+
+
+def test_a_failure_of_the_body_cancels_the_members(run: Run) -> None:
+    def main() -> None:
+        with pytest.raises(ExceptionGroup) as info, TaskGroup() as group:
+            member = group.spawn(forever)
+            fail("body")
+        assert [str(exc) for exc in info.value.exceptions] == ["body"]
+        assert member.cancelled()
+
+    run(main)
+
+
+def test_failures_of_members_are_not_reported_twice(run: Run, unraisable: list[Any]) -> None:
+    def main() -> None:
+        with pytest.raises(ExceptionGroup), TaskGroup() as group:
+            group.spawn(fail)
+
+    run(main)
+    assert unraisable == []
+
+
+def test_cancel_ends_members_and_body_without_an_error(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup() as group:
+            members = [group.spawn(forever) for _ in range(3)]
+            group.cancel()
+            ferrule.sleep(100)
+            pytest.fail("not reached")
+        assert all(member.cancelled() for member in members)
+        ferrule.checkpoint()
+
+    run(main)
+
+
+def test_a_cancelled_member_is_no_failure(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup() as group:
+            member = group.spawn(forever)
+            other = group.spawn(lambda: "fine")
+            ferrule.sleep(0)
+            member.cancel()
+        assert member.cancelled()
+        assert other.result() == "fine"
+
+    run(main)
+
+
+def test_cancellation_from_outside_reaches_the_members(run: Run) -> None:
+    def main() -> None:
+        with ferrule.move_on_after(0.01) as scope:
+            with TaskGroup() as group:
+                members = [group.spawn(forever) for _ in range(3)]
+            pytest.fail("not reached")
+        assert scope.cancelled_caught
+        assert all(member.cancelled() for member in members)
+
+    run(main)
+
+
+def test_leaving_waits_for_members_that_clean_up_shielded(run: Run) -> None:
+    def main() -> None:
+        cleaned = []
+
+        def member() -> None:
+            try:
+                forever()
+            finally:
+                with ferrule.shield():
+                    ferrule.sleep(0.02)
+                cleaned.append(True)
+
+        with ferrule.move_on_after(0.01), TaskGroup() as group:
+            group.spawn(member)
+        assert cleaned == [True]
+
+    run(main)
+
+
+def test_a_group_opened_in_a_cancelled_scope_has_members_born_cancelled(run: Run) -> None:
+    def main() -> None:
+        started = []
+
+        def member() -> None:
+            started.append(ferrule.cancel_requested())
+            forever()
+
+        with ferrule.CancelScope() as scope:
+            scope.cancel()
+            with TaskGroup() as group:
+                task = group.spawn(member)
+        assert started == [True]
+        assert task.cancelled()
+
+    run(main)
+
+
+def test_a_group_in_a_shield_is_left_alone(run: Run) -> None:
+    def main() -> None:
+        with ferrule.CancelScope() as scope:
+            scope.cancel()
+            with ferrule.shield(), TaskGroup() as group:
+                task = group.spawn(lambda: (ferrule.sleep(0.01), "done")[1])
+            assert task.result() == "done"
+
+    run(main)
+
+
+def test_failures_in_a_scope_that_is_cancelled_too_come_out(run: Run) -> None:
+    def main() -> None:
+        def member() -> None:
+            try:
+                forever()
+            finally:
+                fail("cleanup")
+
+        with pytest.raises(ExceptionGroup) as info, ferrule.move_on_after(0.01), TaskGroup() as group:
+            group.spawn(member)
+        assert [str(exc) for exc in info.value.exceptions] == ["cleanup"]
+
+    run(main)
+
+
+def test_groups_nest_and_failures_keep_their_shape(run: Run) -> None:
+    def main() -> None:
+        def inner() -> None:
+            with TaskGroup() as group:
+                group.spawn(fail, "inner")
+
+        with pytest.raises(ExceptionGroup) as info, TaskGroup() as group:
+            group.spawn(inner)
+            group.spawn(forever)
+        (nested,) = info.value.exceptions
+        assert isinstance(nested, ExceptionGroup)
+        assert [str(exc) for exc in nested.exceptions] == ["inner"]
+
+    run(main)
+
+
+def test_members_may_spawn_more_members_while_the_group_is_being_left(run: Run) -> None:
+    def main() -> None:
+        ran = []
+
+        def member(depth: int) -> None:
+            ferrule.sleep(0.001)
+            ran.append(depth)
+            if depth:
+                group.spawn(member, depth - 1)
+
+        with TaskGroup() as group:
+            group.spawn(member, 5)
+        assert ran == [5, 4, 3, 2, 1, 0]
+
+    run(main)
+
+
+def test_a_task_spawned_into_a_cancelled_group_is_born_cancelled(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup() as group:
+            group.cancel()
+            late = group.spawn(forever)
+        assert late.cancelled()
+
+    run(main)
+
+
+def test_a_closed_group_takes_no_more_tasks(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup() as group:
+            pass
+        for use in (lambda: group.spawn(int), group.wait, group.cancel):
+            with pytest.raises(RuntimeError, match="not open"):
+                use()
+
+    run(main)
+
+
+def test_a_group_is_used_in_a_with_statement(run: Run) -> None:
+    def main() -> None:
+        with pytest.raises(RuntimeError, match="with statement"):
+            TaskGroup().spawn(int)
+        with TaskGroup() as group, pytest.raises(RuntimeError, match="open already"):
+            group.__enter__()
+
+    run(main)
+
+
+def test_a_group_can_be_opened_again_after_it_was_left(run: Run) -> None:
+    def main() -> None:
+        group = TaskGroup()
+        for n in range(2):
+            with group:
+                task = group.spawn(lambda n=n: n)
+            assert task.result() == n
+
+    run(main)
+
+
+def test_wait_waits_for_the_members_so_far_and_keeps_the_group_open(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup() as group:
+            first = group.spawn(ferrule.sleep, 0.01)
+            group.wait()
+            assert first.done()
+            second = group.spawn(ferrule.sleep, 0.01)
+            group.wait()
+            assert second.done()
+
+    run(main)
+
+
+def test_wait_in_a_group_that_fails_raises_cancelled_after_all_have_ended(run: Run) -> None:
+    def main() -> None:
+        ended = []
+
+        def slow_to_end() -> None:
+            try:
+                forever()
+            finally:
+                with ferrule.shield():
+                    ferrule.sleep(0.01)
+                ended.append(True)
+
+        with pytest.raises(ExceptionGroup), TaskGroup() as group:
+            group.spawn(slow_to_end)
+            ferrule.sleep(0)
+            group.spawn(fail)
+            try:
+                group.wait()
+            except Cancelled:
+                assert ended == [True]
+                raise
+
+    run(main)
+
+
+def test_wait_obeys_a_scope_inside_the_group(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup() as group:
+            go = Event()
+            member = group.spawn(go.wait)
+            with ferrule.move_on_after(0.01) as scope:
+                group.wait()
+            assert scope.cancelled_caught
+            assert not member.done()
+            go.set()
+            group.wait()
+        assert member.result()
+
+    run(main)
+
+
+def test_a_cancellation_from_outside_ends_wait_after_the_members(run: Run) -> None:
+    def main() -> None:
+        with ferrule.move_on_after(0.01) as scope, TaskGroup() as group:
+            member = group.spawn(forever)
+            try:
+                group.wait()
+            except Cancelled:
+                assert member.done()
+                raise
+        assert scope.cancelled_caught
+
+    run(main)
+
+
+def test_only_its_opener_waits_for_a_group(run: Run) -> None:
+    def main() -> None:
+        with pytest.raises(ExceptionGroup) as info, TaskGroup() as group:
+            group.spawn(group.wait)
+        assert "opened" in str(info.value.exceptions[0])
+
+    run(main)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_an_exception_that_ends_the_program_stays_bare(
+    run: Run, kind: type[BaseException]
+) -> None:
+    members = []
+
+    def main() -> None:
+        with TaskGroup() as group:
+            members.append(group.spawn(forever))
+            ferrule.sleep(0)
+            raise kind
+
+    with pytest.raises(kind):
+        run(main)
+    assert members[0].cancelled()
+
+
+def test_a_generator_with_an_open_group_can_be_closed(run: Run) -> None:
+    def main() -> None:
+        def generator() -> Any:
+            with TaskGroup() as group:
+                yield group.spawn(forever)
+
+        values = generator()
+        task = next(values)
+        values.close()
+        assert task.cancelled()
+
+    run(main)
+
+
+def test_a_member_may_be_cancelled_through_the_group_while_it_waits_for_another(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup() as group:
+            first = group.spawn(forever)
+            second = group.spawn(first.result)
+            ferrule.sleep(0)
+            group.cancel()
+        assert first.cancelled()
+        assert second.cancelled()
+
+    run(main)
+
+
+def test_ten_thousand_members(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup() as group:
+            tasks = [group.spawn(lambda n=n: (ferrule.sleep(0), n)[1]) for n in range(10_000)]
+        assert sum(task.result() for task in tasks) == 10_000 * 9_999 // 2
+
+    run(main)
+
+
+def test_a_group_needs_a_runtime() -> None:
+    with pytest.raises(RuntimeError, match=r"ferrule\.run"), TaskGroup():
+        pass
+
+
+def test_spawn_refuses_keyword_arguments_and_says_what_to_do(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup() as group, pytest.raises(TypeError, match=r"functools\.partial"):
+            group.spawn(int, base=2)
+
+    run(main)
