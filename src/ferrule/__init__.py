@@ -28,10 +28,20 @@ from ferrule.workers import blocking
 __version__ = "0.1.0"
 
 
+_NET = (
+    "Listener", "connect_tcp", "connect_unix", "listen_tcp", "listen_unix", "serve", "serve_tcp",
+    "udp_socket", "wait_readable", "wait_writable",
+)
+
+
 def __getattr__(name: str) -> object:
     # Modules that cost time to import, and that not every program needs.
-    if name in ("fs",):
-        import importlib
+    import importlib
 
+    if name in ("fs", "socket", "ssl"):
         return importlib.import_module(f"ferrule.{name}")
+    if name in _NET:
+        value = getattr(importlib.import_module("ferrule.net"), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module 'ferrule' has no attribute {name!r}")

@@ -12,25 +12,27 @@ Rules, each measured (docs/BENCHMARKS.md):
     carry all.  What send(2) did not take always goes through the engine.
   * No hidden read-ahead: it would break detach, dup, MSG_PEEK and ssl.
 """
-cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport EAGAIN, EINTR, EINVAL
+from cpython.ref cimport Py_INCREF
+from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy, memset
 
 from ferrule._core.operation cimport (
-    OP_ACCEPT, OP_CONNECT, OP_POLL, OP_PROVIDED_BUFFER, OP_RECV, OP_RECVMSG, OP_SEND, OP_SENDMSG,
-    op_try_recv, op_try_send,
+    OP_ACCEPT, OP_CONNECT, OP_MAY_BLOCK, OP_POLL, OP_PROVIDED_BUFFER, OP_RECV, OP_RECVMSG, OP_SEND,
+    OP_SENDFILE, OP_SENDMSG, op_try_read, op_try_recv, op_try_send, sockaddr_storage,
 )
 from ferrule._core.scheduler cimport (
-    WOKEN, Descriptor, Scheduler, Slot, Task, Waitable, current_scheduler, deadline_after,
+    Descriptor, Scheduler, Slot, Task, Waitable, current_scheduler, deadline_after,
     monotonic_ns, raise_error,
 )
 
 import os
+
+from ferrule._core.scheduler import Cancelled
 
 cdef extern from "<errno.h>" nogil:
     int EINPROGRESS, ENOBUFS
@@ -39,7 +41,16 @@ cdef extern from "<poll.h>" nogil:
     int POLLIN, POLLOUT, POLLERR, POLLHUP
 
 cdef extern from "<sys/socket.h>" nogil:
-    int MSG_WAITALL, SOCK_CLOEXEC, SOL_SOCKET, SO_ERROR, AF_INET, AF_INET6
+    int MSG_DONTWAIT, MSG_WAITALL, SOCK_CLOEXEC, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET
+    int SO_ERROR, AF_INET, AF_INET6, AF_UNIX
+
+cdef extern from "<string.h>" nogil:
+    size_t strnlen(const char *s, size_t n)
+
+cdef extern from "<sys/un.h>" nogil:
+    struct sockaddr_un:
+        unsigned short sun_family
+        char sun_path[108]
 
 cdef extern from "<arpa/inet.h>" nogil:
     const char *inet_ntop(int family, const void *src, char *dst, uint32_t size)
@@ -64,6 +75,8 @@ cdef enum:
     PROVIDED_SIZE = 4096         # what one provided buffer holds
     SCRATCH_SIZE = 256 * 1024
     SMALL_READ = 8 * 1024        # below it a socket leaves the scratch buffer again
+    SENDFILE_MAX = 4 * 1024 * 1024   # so that a cancellation is seen in between
+    COPIED_FILE = 64 * 1024      # copying this much costs less than the way to a worker thread
     DIRECT_SENDS = 128             # with more in flight than this, sends are queued
 
 # One per process: between filling it and copying out of it nothing can switch or run.
@@ -87,6 +100,7 @@ cdef class SocketCore(Descriptor):
     """The waiting half of `ferrule.socket.socket`."""
     cdef public object _sock     # the standard library's socket: it owns the descriptor
     cdef int64_t timeout_ns      # -1: none; 0: never wait
+    cdef bint is_stream          # no message boundaries, which a short buffer would cut
     cdef bint large_reads        # the last read filled its buffer
     cdef bint sending            # one send in flight, or the order of bytes is lost
     cdef list send_queue
@@ -94,6 +108,7 @@ cdef class SocketCore(Descriptor):
     def __init__(self, sock, timeout=None):
         self._sock = sock
         self.fd = sock.fileno()
+        self.is_stream = sock.type == SOCK_STREAM
         self._set_timeout(timeout)
 
     def _set_timeout(self, timeout):
@@ -153,7 +168,12 @@ cdef class SocketCore(Descriptor):
             raise ValueError("negative buffersize in recv")
         if flags & MSG_WAITALL and self.timeout_ns:
             return self._recv_all(s, bufsize, flags)
-        if self.large_reads or flags or self.timeout_ns == 0 or not s.backend.provides_buffers:
+        if bufsize == 0:  # a provided buffer's length 0 would mean all of it
+            return b""
+        if not self.is_stream and bufsize > SCRATCH_SIZE:
+            return self._recv_message(s, bufsize, flags)
+        if (self.large_reads or flags or self.timeout_ns == 0 or not self.is_stream
+                or not s.backend.provides_buffers):
             return self._recv_scratch(s, bufsize, flags)
         slot = s.take_slot(OP_RECV, self.fd)
         slot.o.traits = OP_PROVIDED_BUFFER
@@ -196,6 +216,11 @@ cdef class SocketCore(Descriptor):
         s.spend_budget()
         return data
 
+    cdef object _recv_message(self, Scheduler s, Py_ssize_t bufsize, int flags):
+        # In one piece, however long: what does not fit is lost.
+        data = bytearray(bufsize)
+        return bytes(memoryview(data)[:self.recv_into(data, bufsize, flags)])
+
     cdef object _recv_all(self, Scheduler s, Py_ssize_t bufsize, int flags):
         data = PyBytes_FromStringAndSize(NULL, bufsize)
         cdef Slot *slot = s.take_slot(OP_RECV, self.fd)
@@ -234,6 +259,8 @@ cdef class SocketCore(Descriptor):
             slot.o.addr = slot.view.buf
             slot.o.len = nbytes if nbytes else slot.view.len
             slot.o.flags = flags
+            if slot.o.len == 0:
+                return 0
             result = -EAGAIN
             if not flags & MSG_WAITALL or self.timeout_ns == 0:
                 result = self._try_recv_slot(s, slot, flags)
@@ -316,7 +343,7 @@ cdef class SocketCore(Descriptor):
             slot.o.addr = slot.view.buf
             slot.o.len = slot.view.len
             slot.o.flags = flags | MSG_WAITALL  # the engine goes on after a short send by itself
-            if slot.o.len == 0:
+            if slot.o.len == 0 and self.is_stream:
                 return
             deadline = self._deadline()
             self._take_turn(s, deadline)
@@ -329,6 +356,69 @@ cdef class SocketCore(Descriptor):
                     slot.o.len -= result
             finally:
                 self._pass_turn(s)
+        finally:
+            s.give_slot(slot)
+
+    def _sendfile(self, int fd, int64_t offset, int64_t count, int64_t size, list sent):
+        """Send ``count`` bytes (-1: to the end) of a regular file of about ``size`` bytes.
+
+        ``sent[0]`` is how many were sent, also when it raises.  A short rest that is in the page
+        cache is copied; the other reads may sleep, so they happen in a worker thread, and a socket
+        that does not block keeps that thread from waiting for a slow peer.
+        """
+        cdef Scheduler s = current_scheduler()
+        cdef int64_t result
+        s.about_to_wait()
+        self.check_open()
+        self._take_turn(s, self._deadline())
+        if self.timeout_ns < 0:
+            self._sock.setblocking(False)
+        try:
+            while count:
+                result = self._sendfile_some(s, fd, offset, count, size - offset)
+                if result == 0:
+                    break
+                offset += result
+                sent[0] += result
+                if count > 0:
+                    count -= result
+        finally:
+            if self.timeout_ns < 0 and self.fd >= 0:
+                self._sock.setblocking(True)
+            self._pass_turn(s)
+
+    cdef int64_t _sendfile_some(self, Scheduler s, int fd, int64_t offset, int64_t count,
+                                int64_t rest) except? -4096:
+        cdef int64_t deadline = self._deadline()
+        cdef int64_t result
+        cdef uint64_t length = SENDFILE_MAX if count < 0 else min(count, SENDFILE_MAX)
+        while True:
+            self.check_open()
+            result = -EAGAIN
+            if s.faults is None and (rest <= COPIED_FILE or <int64_t>length <= COPIED_FILE):
+                result = op_try_read(fd, scratch, min(length, COPIED_FILE), offset)
+                if result == 0:
+                    return 0
+            if result > 0:
+                result = op_try_send(self.fd, scratch, result, 0)
+                if result > 0:
+                    s.spend_budget()
+            else:
+                result = self._sendfile_in_worker(s, fd, offset, length, deadline)
+            if result >= 0:
+                return result
+            if result != -EAGAIN and result != -EINTR:
+                raise_error(result)
+            self._wait_ready(s, POLLOUT, deadline)
+
+    cdef int64_t _sendfile_in_worker(self, Scheduler s, int fd, int64_t offset, uint64_t length,
+                                     int64_t deadline) except? -4096:
+        cdef Slot *slot = s.take_slot(OP_SENDFILE, self.fd)
+        slot.o.fd2 = fd
+        slot.o.off = offset
+        slot.o.len = length
+        try:
+            return self.perform(s, slot, deadline)
         finally:
             s.give_slot(slot)
 
@@ -426,43 +516,155 @@ cdef class SocketCore(Descriptor):
             result = s.inject(OP_CONNECT, &unused)
             if result < 0:
                 return -result
-        self._sock.setblocking(False)
+        if self.timeout_ns < 0:
+            self._sock.setblocking(False)
         try:
             err = self._sock.connect_ex(address)
         finally:
-            self._sock.setblocking(True)
+            if self.timeout_ns < 0:
+                self._sock.setblocking(True)
+        if err == EAGAIN and self.timeout_ns < 0 and self._sock.family == AF_UNIX:
+            return self._connect_unix(s, address)
         if err != EINPROGRESS or self.timeout_ns == 0:
             return err
         self._wait_ready(s, POLLOUT, self._deadline())
         return self._sock.getsockopt(SOL_SOCKET, SO_ERROR)
 
-    def _retry(self, bint reading, fn):
-        """Call ``fn()``, which must not block, until it does not answer EAGAIN; its result.
+    cdef object _connect_unix(self, Scheduler s, object address):
+        # The listener's backlog is full, and no poll tells when it is not: only connect(2) waits.
+        cdef Slot *slot
+        cdef int64_t result
+        path = os.fsencode(address) if isinstance(address, str) else bytes(address)
+        slot = s.take_slot(OP_CONNECT, self.fd)
+        try:
+            slot.o.traits = OP_MAY_BLOCK
+            slot.o.len = fill_unix(&slot.o.out.addr, path)
+            slot.o.addr = &slot.o.out.addr
+            result = self.perform(s, slot, self._deadline())
+        finally:
+            s.give_slot(slot)
+        return -result if result < 0 else 0
 
-        For calls whose arguments and results the standard library knows best (recvfrom, sendmsg).
+    def _recv_call(self, fn, *args):
+        """``fn(*args)``, which must not block, as often as it answers EAGAIN; its result.
+
+        For calls whose arguments and results the standard library knows best (recvfrom, recvmsg).
         """
         cdef Scheduler s = current_scheduler()
-        cdef int64_t deadline, result
-        cdef uint64_t unused = 0
-        cdef int kind = OP_RECVMSG if reading else OP_SENDMSG
+        s.about_to_wait()
+        self.check_open()
+        return self._repeat(s, OP_RECVMSG, POLLIN, self._deadline(), fn, args)
+
+    def _send_call(self, fn, *args):
+        """As `_recv_call`, in the order of sends."""
+        cdef Scheduler s = current_scheduler()
+        cdef int64_t deadline
         s.about_to_wait()
         self.check_open()
         deadline = self._deadline()
+        self._take_turn(s, deadline)
+        try:
+            return self._repeat(s, OP_SENDMSG, POLLOUT, deadline, fn, args)
+        finally:
+            self._pass_turn(s)
+
+    cdef object _repeat(self, Scheduler s, int kind, int events, int64_t deadline, object fn,
+                        tuple args):
+        cdef int64_t result
+        cdef uint64_t unused = 0
         while True:
             if s.faults is not None:
                 result = s.inject(kind, &unused)
                 if result < 0:
                     raise_error(result)
             try:
-                value = fn()
+                value = fn(*args)
                 break
             except BlockingIOError:
                 if self.timeout_ns == 0:
                     raise
-            self._wait_ready(s, POLLIN if reading else POLLOUT, deadline)
+            self._wait_ready(s, events, deadline)
             self.check_open()
         s.spend_budget()
         return value
+
+
+    def _send_messages(self, list messages, int flags, timeout):
+        """(how many were sent, what stopped it or None); each is (buffers, ancdata, address).
+
+        Waits at most ``timeout`` seconds, None: the socket's own limit, for all of them together.
+        """
+        cdef Scheduler s = current_scheduler()
+        cdef int64_t deadline
+        cdef Py_ssize_t sent = 0
+        s.about_to_wait()
+        self.check_open()
+        deadline = self._deadline() if timeout is None else deadline_after(timeout)
+        flags |= MSG_DONTWAIT
+        try:
+            self._take_turn(s, deadline)
+            try:
+                for buffers, ancdata, address in messages:
+                    self._send_message(s, deadline, buffers, (ancdata, flags, *address))
+                    sent += 1
+            finally:
+                self._pass_turn(s)
+        except (Exception, Cancelled) as exc:
+            if sent == 0:
+                raise
+            return sent, exc
+        return sent, None
+
+    cdef int _send_message(self, Scheduler s, int64_t deadline, list buffers,
+                           tuple rest) except -1:
+        cdef Py_ssize_t taken, length
+        taken = self._repeat(s, OP_SENDMSG, POLLOUT, deadline, self._sock.sendmsg, (buffers, *rest))
+        if not self.is_stream:
+            return 0
+        while True:  # a stream may take a part; ancillary data went with the first byte
+            while buffers:
+                length = memoryview(buffers[0]).nbytes
+                if length > taken:
+                    break
+                taken -= length
+                buffers = buffers[1:]
+            if not buffers:
+                return 0
+            buffers = [memoryview(buffers[0]).cast("B")[taken:], *buffers[1:]]
+            taken = self._repeat(s, OP_SENDMSG, POLLOUT, deadline, self._sock.sendmsg,
+                                 (buffers, (), *rest[1:]))
+
+    def _recv_messages(self, Py_ssize_t n, Py_ssize_t bufsize, Py_ssize_t ancbufsize, int flags,
+                       timeout):
+        """(list of recvmsg's results, what stopped it or None): one, and what else is there."""
+        cdef Scheduler s = current_scheduler()
+        cdef int64_t deadline
+        cdef list messages = []
+        cdef bint ends = self._sock.type in (SOCK_STREAM, SOCK_SEQPACKET)
+        s.about_to_wait()
+        self.check_open()
+        deadline = self._deadline() if timeout is None else deadline_after(timeout)
+        args = (bufsize, ancbufsize, flags | MSG_DONTWAIT)
+        try:
+            while len(messages) < n:
+                if messages:
+                    message = self._sock.recvmsg(*args)
+                else:
+                    message = self._repeat(s, OP_RECVMSG, POLLIN, deadline, self._sock.recvmsg,
+                                           args)
+                if messages and ends and not message[0] and not message[1]:
+                    break  # the end; the next call sees it again
+                messages.append(message)
+                if ends and not message[0] and not message[1]:
+                    break
+        except BlockingIOError:
+            if not messages:
+                raise
+        except (Exception, Cancelled) as exc:
+            if not messages:
+                raise
+            return messages, exc
+        return messages, None
 
 
 cdef object address_of(Slot *slot):
@@ -477,11 +679,33 @@ cdef object address_of(Slot *slot):
         return text.decode("ascii"), ntohs(v4.sin_port)
     if family == AF_INET6:
         v6 = <sockaddr_in6 *>&slot.o.out.addr
-        if v6.sin6_scope_id:
-            return None  # needs the interface's name
         inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof(text))
-        return text.decode("ascii"), ntohs(v6.sin6_port), ntohl(v6.sin6_flowinfo), 0
+        return (text.decode("ascii"), ntohs(v6.sin6_port), ntohl(v6.sin6_flowinfo),
+                v6.sin6_scope_id)
+    if family == AF_UNIX:
+        return unix_path(<sockaddr_un *>&slot.o.out.addr, slot.o.out_len)
     return None
+
+
+cdef object unix_path(sockaddr_un *address, uint32_t length):
+    cdef char *path = address.sun_path
+    cdef Py_ssize_t size = <Py_ssize_t>length - (path - <char *>address)
+    if size <= 0:
+        return ""
+    if path[0] == 0:
+        return path[:size]  # an abstract name: any bytes
+    return os.fsdecode(path[:strnlen(path, size)])
+
+
+cdef uint64_t fill_unix(sockaddr_storage *out, bytes path) except 0:
+    cdef sockaddr_un *address = <sockaddr_un *>out
+    if len(path) >= sizeof(address.sun_path):
+        raise OSError("AF_UNIX path too long")
+    memset(address, 0, sizeof(sockaddr_un))
+    address.sun_family = AF_UNIX
+    memcpy(address.sun_path, PyBytes_AS_STRING(path), len(path))
+    # An abstract name ends where the address ends, a path with a zero byte.
+    return address.sun_path - <char *>address + len(path) + (path[:1] != b"\0")
 
 
 def wait_ready(fd, int events, timeout=None):
