@@ -641,4 +641,4 @@ else:
         if not _name.startswith("_") and not isinstance(getattr(_std, _name), type(_std)):
             globals().setdefault(_name, getattr(_std, _name))
     del _name
-    __all__ = [*_std.__all__, "lookup", "recv_many", "send_many"]
+    __all__ = [*_std.__all__, "lookup", "recv_many", "send_many"]  # noqa: F405

@@ -588,7 +588,6 @@ cdef class SocketCore(Descriptor):
         s.spend_budget()
         return value
 
-
     def _send_messages(self, list messages, int flags, timeout):
         """(how many were sent, what stopped it or None); each is (buffers, ancdata, address).
 
