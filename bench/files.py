@@ -81,7 +81,8 @@ def ferrule_passes(options: dict[str, Any], read: Any) -> Sample:
 
     def work(paths: Iterator[str], passes: Passes) -> None:
         for path in paths:
-            passes.bytes += read(path)
+            length = read(path)  # by itself: `+=` reads the old sum before it parks
+            passes.bytes += length
 
     def main() -> Sample:
         passes = Passes(options)
