@@ -27,10 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="ferrule", description="Virtual threads for Python on io_uring."
     )
     parser.add_argument("--version", action="version", version=f"ferrule {ferrule.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for module in (doctor, serve, demo):
         module.add_parser(commands)
     args = parser.parse_args(argv)
+    if args.run is None:
+        parser.print_help(sys.stderr)
+        return 2
     try:
         status: int = args.run(args)
         return status

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import socket as std_socket
+import struct
 import sys
 import time
 import traceback
@@ -187,13 +188,20 @@ class Connection:
                 if not self._answer():
                     self._linger()
                     break
-        except (OSError, SlowClient):
-            pass  # reset, timed out or gone: nobody to tell
+        except SlowClient:
+            self._reset()
+        except OSError:
+            pass  # the client reset the connection or went away: nobody to tell
         except Exception:
             traceback.print_exc(file=sys.stderr)
         finally:
             self._sock.close()
             self._server.forget(self)
+
+    def _reset(self) -> None:
+        """Let closing drop what is still unsent: the kernel would go on feeding a slow client."""
+        linger_zero = struct.pack("ii", 1, 0)
+        self._sock.setsockopt(std_socket.SOL_SOCKET, std_socket.SO_LINGER, linger_zero)
 
     def end_if_idle(self) -> None:
         """The server stops: end a connection that has no request in progress."""
@@ -408,7 +416,10 @@ class Connection:
         self._out.clear()
         self._out_size = 0
         self._set_timeout(self._limits.write_timeout)
-        self._sock.sendall(data)
+        try:
+            self._sock.sendall(data)
+        except TimeoutError:
+            raise SlowClient from None
 
     def _send_body(self, file: OpenFile, start: int, stop: int) -> None:
         if file.body is not None:
@@ -431,11 +442,16 @@ class Connection:
             if not count:
                 raise ConnectionAbortedError("the file became shorter while it was sent")
             at += count
-            part = buffer[:count]
-            while part:
-                sent = self._sock.send(part)
-                progress.add(sent)
-                part = part[sent:]
+            self._send_all(buffer[:count], progress)
+
+    def _send_all(self, data: memoryview, progress: Progress) -> None:
+        while data:
+            try:
+                sent = self._sock.send(data)
+            except TimeoutError:
+                raise SlowClient from None
+            progress.add(sent)
+            data = data[sent:]
 
 
 class Progress:
