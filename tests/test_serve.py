@@ -213,7 +213,8 @@ def test_a_deep_pipeline_with_large_answers_is_answered(server):
     count = 20
     request = b"GET /big.bin HTTP/1.1\r\nHost: a\r\n\r\n"
     with server.connect() as sock:
-        sock.sendall(request * (count - 1) + request.replace(b"a\r\n", b"a\r\nConnection: close\r\n"))
+        last = request.replace(b"a\r\n", b"a\r\nConnection: close\r\n")
+        sock.sendall(request * (count - 1) + last)
         answers = split_answers(receive_all(sock))
     assert len(answers) == count
     assert all(answer.body == BIG for answer in answers)
@@ -281,7 +282,7 @@ def test_many_clients_at_once_get_what_they_asked_for(server):
 
 def test_the_url_is_the_first_line_and_names_the_port(site):
     with Server(site) as server:
-        assert server.url == "http://127.0.0.1:%d/" % server.address[1]
+        assert server.url == f"http://127.0.0.1:{server.address[1]}/"
         assert server.address[1] != 0
 
 

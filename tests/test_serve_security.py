@@ -133,7 +133,8 @@ def test_nothing_outside_is_served(server, target):
 def test_a_listing_does_not_show_links_that_lead_out(server):
     listing = server.get("/").body
     assert b"./inside" in listing
-    for name in (b"./up", b"./file-up", b"./absolute", b"./passwd", b"./root", b"./fifo", b"./loop"):
+    for name in (b"up", b"file-up", b"absolute", b"passwd", b"root", b"fifo", b"loop", b"proc"):
+        name = b"./" + name
         assert name + b'"' not in listing
         assert name + b'/"' not in listing
 

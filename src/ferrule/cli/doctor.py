@@ -12,6 +12,7 @@ from typing import Any
 import ferrule
 from ferrule.cli import facts
 from ferrule.cli.tables import Row, print_table
+from ferrule.runtime import BACKENDS
 
 FILES_ENOUGH = 4096
 MAPS_ENOUGH = 65530
@@ -59,15 +60,20 @@ def make_report() -> Report:
 
 
 def try_backend() -> Report:
-    """Start the engine that ferrule.run() would choose here, and say how that went."""
+    """Start the engine that ferrule.run() would choose here, then every one there is."""
     asked = os.environ.get("FERRULE_BACKEND") or "auto"
     found: Report = {"requested": asked, "works": False, "name": None, "error": None}
-    try:
-        found["name"] = ferrule.run(lambda: ferrule.current_runtime().backend)
-        found["works"] = True
-    except (ferrule.BackendUnavailable, ValueError, OSError) as exc:
-        found["error"] = str(exc)
+    found.update(_start_engine("auto"))
+    found["engines"] = {name: _start_engine(name) for name in BACKENDS}
     return found
+
+
+def _start_engine(name: Any) -> Report:
+    try:
+        used = ferrule.run(lambda: ferrule.current_runtime().backend, backend=name)
+    except (ferrule.BackendUnavailable, ValueError, OSError) as exc:
+        return {"works": False, "error": str(exc)}
+    return {"works": True, "name": used}
 
 
 def probe_io_uring() -> Report:
@@ -76,20 +82,32 @@ def probe_io_uring() -> Report:
 
     found: Report = {"works": False, "error": None, "errno": None, "rung": None, "rungs": []}
     for name, flags in _ladder():
-        entry = {"name": name, "flags": _flag_names(ring.SetupFlags(flags)), "works": False}
-        found["rungs"].append(entry)
+        rung: Report = {"name": name, "flags": _flag_names(ring.SetupFlags(flags)), "works": False}
+        found["rungs"].append(rung)
         try:
             with ring.Ring(8, flags=int(flags), cq_entries=16) as opened:
-                entry["works"] = True
-                if found["rung"] is None:
+                _do_nothing(opened, flags)
+                rung["works"] = True
+                if not found["works"]:
                     found.update(works=True, rung=name, **_ask_kernel(opened))
         except OSError as exc:
-            entry["error"] = errno.errorcode.get(exc.errno or 0, str(exc.errno))
+            rung["error"] = errno.errorcode.get(exc.errno or 0, str(exc.errno))
             if found["error"] is None:
-                found.update(error=str(exc), errno=entry["error"])
+                found.update(error=str(exc), errno=rung["error"])
     if found["works"]:
         found.update(error=None, errno=None)
     return found
+
+
+def _do_nothing(opened: Any, flags: int) -> None:
+    """One operation there and back: a filter may allow the set-up and refuse the rest."""
+    from ferrule import ring
+
+    if flags & ring.SetupFlags.R_DISABLED:
+        opened.enable_rings()
+    opened.prep_nop()
+    opened.submit_and_wait(1)
+    opened.copy_cqe().raise_for_error()
 
 
 def _ladder() -> tuple[tuple[str, int], ...]:
@@ -258,6 +276,10 @@ def _backend_rows(report: Report) -> list[Row]:
         ("why", backend["why"]),
         ("asked for", f"{backend['requested']} (FERRULE_BACKEND; auto if unset)"),
         ("set-up rung", report["io_uring"]["rung"] or "none"),
+        *(
+            (name, "works" if engine["works"] else engine["error"])
+            for name, engine in backend["engines"].items()
+        ),
     ]
 
 

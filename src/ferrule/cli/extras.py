@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 
 
 class MissingExtra(Exception):
@@ -22,5 +21,9 @@ def require(package: str, purpose: str) -> None:
 
 
 def is_available(package: str) -> bool:
-    """Whether ``package`` is installed."""
-    return importlib.util.find_spec(package) is not None
+    """Whether ``package`` is installed and can be imported."""
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        return False
+    return True
