@@ -6,10 +6,12 @@ Who is cut off, and when, is in `ServerLimits`; docs/serve.md gives the reasons.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket as std_socket
 import struct
 import sys
+import termios
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -417,9 +419,12 @@ class Connection:
         self._out_size = 0
         self._set_timeout(self._limits.write_timeout)
         try:
-            self._sock.sendall(data)
+            sent = self._sock.send(data)
         except TimeoutError:
-            raise SlowClient from None
+            sent = 0
+        if sent < len(data):
+            rest = memoryview(data)[sent:]
+            self._send_all(rest, Progress(self._sock.fileno(), self._limits))
 
     def _send_body(self, file: OpenFile, start: int, stop: int) -> None:
         if file.body is not None:
@@ -434,7 +439,7 @@ class Connection:
 
     def _stream(self, fd: int, at: int, stop: int) -> None:
         """Send part of a file.  If it shrank meanwhile the connection ends: the rest is missing."""
-        progress = Progress(self._limits)
+        progress = Progress(self._sock.fileno(), self._limits)
         buffer = memoryview(bytearray(min(STREAM_BYTES, stop - at)))
         self._set_timeout(self._limits.write_timeout)
         while at < stop:
@@ -449,25 +454,52 @@ class Connection:
             try:
                 sent = self._sock.send(data)
             except TimeoutError:
-                raise SlowClient from None
-            progress.add(sent)
-            data = data[sent:]
+                progress.check_stalled()
+            else:
+                progress.add(sent)
+                data = data[sent:]
 
 
 class Progress:
-    """Whether a client takes its answer fast enough."""
+    """Whether a client takes its answer fast enough.
 
-    def __init__(self, limits: ServerLimits) -> None:
+    What counts is what its side has acknowledged.  The kernel takes megabytes at once into the send
+    buffer and then no more until a third of them is gone, so what send() reports says little.
+    """
+
+    def __init__(self, fd: int, limits: ServerLimits) -> None:
+        self._fd = fd
         self._limits = limits
-        self._start = time.monotonic()
+        self._start = self._next_look = time.monotonic()
         self._sent = 0
+        self._taken = -self._queued()
 
     def add(self, count: int) -> None:
-        """Count bytes taken.  Raises SlowClient when they are too few."""
+        """Count bytes sent.  Raises SlowClient when too few are taken."""
         self._sent += count
-        seconds = time.monotonic() - self._start
-        if seconds > self._limits.write_timeout and self._sent < seconds * self._limits.write_rate:
+        if time.monotonic() > self._next_look:
+            self._look()
+
+    def check_stalled(self) -> None:
+        """A send timed out.  Raises SlowClient unless something was taken meanwhile."""
+        before = self._taken
+        self._look()
+        if self._taken == before:
             raise SlowClient
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        self._next_look = now + 1.0
+        self._taken = self._sent - self._queued()
+        seconds = now - self._start
+        if seconds > self._limits.write_timeout and self._taken < seconds * self._limits.write_rate:
+            raise SlowClient
+
+    def _queued(self) -> int:
+        """Bytes that the client has not acknowledged."""
+        count: int
+        (count,) = struct.unpack("i", fcntl.ioctl(self._fd, termios.TIOCOUTQ, b"\0\0\0\0"))
+        return count
 
 
 def read_at(fd: int, buffer: memoryview, offset: int) -> int:
