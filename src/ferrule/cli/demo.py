@@ -189,9 +189,9 @@ def fit_clients(clients: int, cached_files: int) -> int:
 @contextmanager
 def serving(server: HttpServer) -> Iterator[tuple[str, int]]:
     """Run the server in a fiber of its own; yields its address."""
-    from ferrule.cli.serve import BACKLOG
+    from ferrule.net import listen_tcp
 
-    listener = ferrule.listen_tcp("127.0.0.1", 0, backlog=BACKLOG)
+    listener = listen_tcp("127.0.0.1", 0)
     host, port = listener.getsockname()[:2]
     stop = ferrule.Event()
     with ferrule.TaskGroup() as group:
@@ -221,8 +221,10 @@ def fetch_files(
     address: tuple[str, int], folder: str, paths: list[str], results: Results
 ) -> None:
     """One client: fetch the files over one connection, compare each with the disk."""
+    from ferrule.net import connect_tcp
+
     try:
-        with ferrule.connect_tcp(*address, timeout=CLIENT_TIMEOUT) as sock:
+        with connect_tcp(*address, timeout=CLIENT_TIMEOUT) as sock:
             sock.settimeout(CLIENT_TIMEOUT)
             reader = AnswerReader(sock)
             for path in paths:

@@ -29,6 +29,7 @@ from ferrule.cli.http_request import (
     split_target,
 )
 from ferrule.cli.static_files import OpenFile, Page, Redirect, Resource, StaticFiles
+from ferrule.net import Listener
 from ferrule.socket import socket
 
 RECEIVE_BYTES = 64 * 1024
@@ -36,19 +37,7 @@ FLUSH_BYTES = 64 * 1024  # answers to pipelined requests are sent together up to
 STREAM_BYTES = 256 * 1024  # a cached read of this size holds the loop up for 16 µs
 LINGER_SECONDS = 1.0
 LINGER_BYTES = 1024 * 1024
-ACCEPT_PAUSE_SECONDS = 0.05
 EXPIRE_SECONDS = 5.0
-
-# The kernel hands an accept() the errors of the connection it was about to accept.
-_ACCEPT_AGAIN = frozenset(
-    getattr(errno, name)
-    for name in (
-        "ECONNABORTED", "EPROTO", "ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH",
-        "EOPNOTSUPP", "ENETUNREACH", "ETIMEDOUT", "ECONNRESET", "EPERM", "EINTR",
-    )
-)
-_NO_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-
 
 @dataclass(slots=True)
 class ServerLimits:
@@ -86,7 +75,7 @@ class HttpServer:
         """Whether connections are scarce, so that none is kept for a possible next request."""
         return len(self._connections) >= self.limits.connections
 
-    def serve(self, listener: socket, stop: ferrule.Event) -> None:
+    def serve(self, listener: Listener, stop: ferrule.Event) -> None:
         """Accept and answer until ``stop`` is set; then let requests in progress finish.
 
         Closes the listener.  A switch and cancellation point.
@@ -99,8 +88,6 @@ class HttpServer:
             finally:
                 accepting.cancel()
                 expiring.cancel()
-                with ferrule.shield():
-                    accepting.join()
                 listener.close()
             self._drain()
             group.cancel()
@@ -114,28 +101,15 @@ class HttpServer:
                 self._changed.clear()
                 self._changed.wait()
 
-    def _accept(self, listener: socket, group: ferrule.TaskGroup) -> None:
-        while True:
-            while self.crowded:
-                self._changed.clear()
-                self._changed.wait()
-            try:
-                sock, _ = listener.accept()
-            except OSError as exc:
-                self._survive(exc)
-                continue
+    def _accept(self, listener: Listener, group: ferrule.TaskGroup) -> None:
+        # The listener itself rides out lost connections and a lack of descriptors.
+        for sock in listener:
             connection = Connection(self, sock)
             self._connections.add(connection)
             group.spawn(connection.run)
-
-    def _survive(self, exc: OSError) -> None:
-        """Go on after a failed accept, or raise what cannot be survived."""
-        if exc.errno in _NO_RESOURCES:
-            # Waiting connections stay in the kernel's queue while some descriptors get free.
-            self.files.shrink(len(self._connections) // 8)
-            ferrule.sleep(ACCEPT_PAUSE_SECONDS)
-        elif exc.errno not in _ACCEPT_AGAIN:
-            raise exc
+            while self.crowded:
+                self._changed.clear()
+                self._changed.wait()
 
     def _expire_files(self) -> None:
         while True:
@@ -185,7 +159,6 @@ class Connection:
     def run(self) -> None:
         """Answer requests until the client or a limit ends it."""
         try:
-            self._sock.setsockopt(std_socket.IPPROTO_TCP, std_socket.TCP_NODELAY, 1)
             while self._receive():
                 if not self._answer():
                     self._linger()

@@ -17,9 +17,8 @@ from ferrule.cli.extras import require
 if TYPE_CHECKING:
     from ferrule.cli.http_server import ServerLimits
     from ferrule.cli.static_files import StaticFiles
-    from ferrule.socket import socket
+    from ferrule.net import Listener
 
-BACKLOG = 1024
 SPARE_DESCRIPTORS = 64  # the interpreter's, the engine's, and a few look-ups at a time
 
 
@@ -95,9 +94,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _serve(files: StaticFiles, args: argparse.Namespace) -> int:
     from ferrule.cli.http_server import HttpServer
+    from ferrule.net import listen_tcp
 
     try:
-        listener = open_listener(args.host, args.port)
+        listener = listen_tcp(args.host, args.port)
     except OSError as exc:
         where = f"{args.host} port {args.port}"
         print(f"ferrule serve: cannot listen on {where}: {exc.strerror or exc}", file=sys.stderr)
@@ -131,12 +131,7 @@ def _limits(args: argparse.Namespace, cached_files: int) -> ServerLimits:
     )
 
 
-def open_listener(host: str, port: int) -> socket:
-    """A listening socket.  Raises OSError.  A switch point: ``host`` may have to be looked up."""
-    return ferrule.listen_tcp(host, port, backlog=BACKLOG)
-
-
-def url_of(listener: socket) -> str:
+def url_of(listener: Listener) -> str:
     """The URL under which this machine reaches the listener."""
     host, port = listener.getsockname()[:2]
     if host == "0.0.0.0":
