@@ -9,6 +9,7 @@ from typing import Any
 from .harness import Benchmark, Case, Column, Peers, Sample, Target, in_child, run_uvloop
 
 PEERS = Peers()
+TASKS = 100_000
 CASE = "100,000 parked"
 
 
@@ -20,8 +21,8 @@ def resident_kib() -> float:
 class Census:
     """Counts the tasks that wait and weighs the process before and after they came."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.tasks = 10_000 if options["quick"] else 100_000
+    def __init__(self) -> None:
+        self.tasks = TASKS
         self.waiting = 0
         self.ended = 0
         self.before_kib = resident_kib()
@@ -58,7 +59,7 @@ def ferrule_parked(options: dict[str, Any]) -> Sample:
 
     def main() -> Sample:
         go = ferrule.Event()
-        census = Census(options)
+        census = Census()
 
         def work() -> None:
             census.waiting += 1
@@ -83,7 +84,7 @@ def gevent_parked(options: dict[str, Any]) -> Sample:
     from gevent.event import Event
 
     go = Event()
-    census = Census(options)
+    census = Census()
 
     def work() -> None:
         census.waiting += 1
@@ -99,11 +100,11 @@ def gevent_parked(options: dict[str, Any]) -> Sample:
     return census.sample()
 
 
-async def asyncio_tasks(options: dict[str, Any]) -> Sample:
+async def asyncio_tasks() -> Sample:
     import asyncio
 
     go = asyncio.Event()
-    census = Census(options)
+    census = Census()
 
     async def work() -> None:
         census.waiting += 1
@@ -123,12 +124,12 @@ async def asyncio_tasks(options: dict[str, Any]) -> Sample:
 def asyncio_parked(options: dict[str, Any]) -> Sample:
     import asyncio
 
-    return asyncio.run(asyncio_tasks(options))
+    return asyncio.run(asyncio_tasks())
 
 
 @PEERS.add("uvloop tasks")
 def uvloop_parked(options: dict[str, Any]) -> Sample:
-    return run_uvloop(asyncio_tasks(options))
+    return run_uvloop(asyncio_tasks())
 
 
 @PEERS.add("trio tasks")
@@ -137,7 +138,7 @@ def trio_parked(options: dict[str, Any]) -> Sample:
 
     async def main() -> Sample:
         go = trio.Event()
-        census = Census(options)
+        census = Census()
 
         async def work() -> None:
             census.waiting += 1
@@ -167,7 +168,7 @@ BENCHMARK = Benchmark(
     cases=[Case(CASE)],
     peers=PEERS,
     measure=in_child,
-    targets=[Target(CASE, at_least_value=100_000, column="parked", unit=" tasks")],
+    targets=[Target(CASE, at_least_value=TASKS, column="parked", unit=" tasks")],
     columns=[
         Column("parked", "parked at once"),
         Column("park_ms", "ms to park"),
