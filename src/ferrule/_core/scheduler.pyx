@@ -26,7 +26,7 @@ from libc.string cimport memset
 
 from ferrule._core.backend cimport Backend
 from ferrule._core.operation cimport (
-    OP_CANCEL_SENT, OP_DONE, OP_FD_CLOSING, OP_IN_FLIGHT, OP_KINDS, OP_PREPARED, OP_TIMEOUT,
+    OP_CLOSE, OP_DONE, OP_FD_CLOSING, OP_IN_FLIGHT, OP_KINDS, OP_PREPARED, OP_TIMEOUT,
     URING_TIMEOUT_ABS, URING_TIMEOUT_BOOTTIME, URING_TIMEOUT_REALTIME, op, op_rows, slots_free,
     slots_give, slots_take, timers_add, timers_free, timers_move, timers_nearest, timers_remove,
     timer,
@@ -1256,8 +1256,8 @@ cdef class Scheduler:
                 reason = self.wait_on(me, self.operations, 0, False)
             me.operation = NULL
             result = o.result
-            if result != -ECANCELED and result != -EINTR:
-                return result
+            if result != -ECANCELED and (result != -EINTR or o.kind == OP_CLOSE):
+                return result  # an interrupted close has closed
             if o.how_cancelled & OP_FD_CLOSING:
                 return -EBADF
             if cancellable and me.scope.effective:
