@@ -4,6 +4,8 @@
 plain blocking-looking calls of this package park only their fiber.
 """
 
+from typing import TYPE_CHECKING
+
 from ferrule._core.raw_file import open
 from ferrule._core.scheduler import (
     Cancelled,
@@ -24,6 +26,9 @@ from ferrule.clocks import Clock, now, sleep_until
 from ferrule.runtime import BackendUnavailable, Runtime, current_runtime, run
 from ferrule.tasks import TaskGroup, fail_after, move_on_after, shield
 from ferrule.workers import blocking
+
+if TYPE_CHECKING:
+    from ferrule import fs as fs
 
 __version__ = "0.1.0"
 

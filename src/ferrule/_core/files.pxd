@@ -63,6 +63,8 @@ cdef class Handle(Descriptor):
     cdef int64_t _write_in_place(self, const char *buf, uint64_t n, int64_t off) noexcept
     cdef int _wait_ready(self, Scheduler s, int events) except -1
     cdef bint _must_not_wait(self, Scheduler s)
+    cdef int _close_trait(self) noexcept
+    cdef bint _may_switch(self, Scheduler s) noexcept
 
 
 cdef int fill_facts(int fd, file_facts *facts) noexcept nogil

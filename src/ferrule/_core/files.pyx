@@ -5,10 +5,10 @@ best first (docs/files.md has the figures behind each choice):
 
   * an attempt that cannot sleep, made inline: openat2 with RESOLVE_CACHED, preadv2 and pwritev2
     with RWF_NOWAIT.  -EAGAIN says it would have to wait, -EOPNOTSUPP that this file cannot tell;
-  * the ring, where it does not need a thread of the kernel for it: reads that miss the page cache,
-    pipes and sockets;
-  * a worker thread for the rest.  What may take for ever (the open of a FIFO, a lock, a terminal)
-    gets one of its own.
+  * the ring.  It does without a thread for reads that miss the page cache, pipes and sockets, and
+    hands the rest to its own kernel threads, which costs half of what a thread of ours costs;
+  * a worker thread for what the ring has no operation for;
+  * a thread of its own for what may take for ever: the open of a FIFO, a lock, a terminal.
 
 An open with O_NONBLOCK never waits for the other end of a FIFO, so every first attempt has it, and
 what was opened tells what to do: see open_fd.
@@ -30,30 +30,28 @@ from libc.errno cimport (
     EAGAIN, EBADF, EINTR, EINVAL, EMFILE, ENFILE, ENOSYS, ENXIO, EPERM, errno,
 )
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset, strlen
 
 from ferrule._core.operation cimport (
-    OP_CLOSE, OP_COPY_RANGE, OP_FACCESSAT, OP_FALLOCATE, OP_FCHMOD, OP_FLOCK, OP_FSYNC,
-    OP_FTRUNCATE, OP_GETDENTS, OP_IN_WORKER, OP_LINKAT, OP_LSEEK, OP_MAY_BLOCK, OP_MKDIRAT,
-    OP_OPENAT, OP_POLL, OP_READ, OP_READLINKAT, OP_READV, OP_RENAMEAT, OP_STATX, OP_SYMLINKAT,
-    OP_UNLINKAT, OP_WRITE, OP_WRITEV, URING_FSYNC_DATASYNC, iovec, op_try_open, op_try_read,
-    op_try_readv, op_try_write, op_try_writev,
+    OP_CLOSE, OP_COPY_RANGE, OP_DONE, OP_FACCESSAT, OP_FALLOCATE, OP_FCHMOD, OP_FLOCK, OP_FSYNC,
+    OP_FTRUNCATE, OP_GETDENTS, OP_IN_WORKER, OP_KINDS, OP_LINKAT, OP_LSEEK, OP_MAY_BLOCK,
+    OP_MKDIRAT, OP_OPENAT, OP_POLL, OP_READ, OP_READLINKAT, OP_READV, OP_RENAMEAT, OP_STATX,
+    OP_SYMLINKAT, OP_UNLINKAT, OP_WRITE, OP_WRITEV, URING_FSYNC_DATASYNC, iovec, op, op_rows,
+    op_try_open, op_try_read, op_try_readv, op_try_write, op_try_writev,
 )
 from ferrule._core.scheduler cimport (
-    Descriptor, Scheduler, Slot, Task, current_scheduler, raise_error, scheduler_or_none,
+    Descriptor, Scheduler, Slot, Task, Waitable, current_scheduler, raise_error, scheduler_or_none,
 )
 
 import os
-import warnings
 
 cdef extern from "<errno.h>" nogil:
-    int EOPNOTSUPP, ELOOP
+    int ECANCELED, EOPNOTSUPP
 
 cdef extern from "<fcntl.h>" nogil:
-    int AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH
-    int O_ACCMODE, O_APPEND, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_NOATIME, O_NOFOLLOW
-    int O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY
-    int F_SETFL
+    int AT_EACCESS, AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW
+    int O_ACCMODE, O_APPEND, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_NOATIME
+    int O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY
+    int F_DUPFD_CLOEXEC, F_SETFL
     int fcntl(int fd, int command, ...)
 
 cdef extern from "<poll.h>" nogil:
@@ -91,7 +89,10 @@ cdef extern from *:
     #include <sys/sysmacros.h>
     static inline int fe_facts_of_fstat(int fd, struct file_facts *f) {
         struct stat s;
-        if (fstat(fd, &s) < 0) return -errno;
+        if (fstat(fd, &s) < 0) {
+            *f = (struct file_facts){0};
+            return -errno;
+        }
         *f = (struct file_facts){
             .dev = s.st_dev, .ino = s.st_ino, .nlink = s.st_nlink, .rdev = s.st_rdev,
             .size = s.st_size, .blocks = s.st_blocks, .block_size = s.st_blksize,
@@ -137,6 +138,11 @@ cdef enum:
     LINK_BYTES = 4096           # PATH_MAX: no link is longer
     IOV_MAX = 1024
     HERE = -1                   # offset: at the file's own position
+
+# Beyond the flags of open(2): ferrule.fs.Open has them too.
+cdef uint64_t OPEN_LOCK_SHARED = 1 << 40
+cdef uint64_t OPEN_LOCK_EXCLUSIVE = 1 << 41
+cdef uint64_t OPEN_LOCK_NOWAIT = 1 << 42
 
 cdef bint openat2_refused = False  # by an old kernel or a seccomp filter; only ever set
 
@@ -191,8 +197,8 @@ cdef int keep_object(Slot *slot, object owner) except -1:
 # ---- opening ----
 #
 # First inline: openat2 with RESOLVE_CACHED and O_NONBLOCK.  Then, for a path that is not cached and
-# for opens that create or truncate, in a worker, still with O_NONBLOCK, so that no bounded worker
-# is ever held by a FIFO.  What then remains to be done in a thread of its own:
+# for opens that create or truncate, by the ring, still with O_NONBLOCK, so that no kernel thread is
+# ever held by a FIFO.  What then remains to be done in a thread of its own:
 #   -ENXIO      a FIFO, opened for writing, has no reader;
 #   -EAGAIN     somebody holds a lease on the file and is given time to let go;
 #   a FIFO opened for reading: see wait_for_writer.
@@ -210,11 +216,11 @@ cdef int64_t open_fd(Scheduler s, bytes path, int flags, uint32_t mode, int dir_
             s.spend_budget()
             return fd
     if fd == -EAGAIN:
-        fd = open_in_worker(s, path, flags | O_NONBLOCK, mode, dir_fd, OP_IN_WORKER, directory)
+        fd = open_waiting(s, path, flags | O_NONBLOCK, mode, dir_fd, 0, directory)
         if fd >= 0:
             return settle(s, <int>fd, path, flags, mode, dir_fd, facts, directory)
     if (fd == -ENXIO or fd == -EAGAIN) and not flags & O_NONBLOCK:
-        fd = open_in_worker(s, path, flags, mode, dir_fd, OP_MAY_BLOCK, directory)
+        fd = open_waiting(s, path, flags, mode, dir_fd, OP_MAY_BLOCK, directory)
         if fd >= 0:
             fill_facts(<int>fd, facts)
     return fd
@@ -233,8 +239,8 @@ cdef int64_t try_open(Scheduler s, bytes path, int flags, int dir_fd) except? -4
     return fd
 
 
-cdef int64_t open_in_worker(Scheduler s, bytes path, int flags, uint32_t mode, int dir_fd,
-                            int trait, Handle directory) except? -4096:
+cdef int64_t open_waiting(Scheduler s, bytes path, int flags, uint32_t mode, int dir_fd,
+                          int trait, Handle directory) except? -4096:
     cdef Slot *slot
     cdef int64_t fd = -EINTR
     while fd == -EINTR:
@@ -272,8 +278,94 @@ cdef int64_t settle(Scheduler s, int fd, bytes path, int flags, uint32_t mode, i
 
 cdef int64_t wait_for_writer(Scheduler s, int fd, bytes path, int flags, int dir_fd,
                              file_facts *facts, Handle directory) except? -4096:
-    posix_close(fd)
-    return open_in_worker(s, path, flags, 0, dir_fd, OP_MAY_BLOCK, directory)
+    """The open of a FIFO's read end waits until somebody has opened it for writing.
+
+    `fd` is the read end already, got without waiting.  Closing it would lose what a writer may have
+    written since; keeping it, a second open could wait for a writer that has come and gone.  So it
+    is kept and watched while a thread does the open that waits, and whichever comes first wins.
+    """
+    cdef int64_t r = -EINTR
+    if not has_had_writer(fd):
+        try:
+            while r == -EINTR:
+                r = open_or_notice(s, fd, path, flags, dir_fd, directory)
+        except BaseException:
+            posix_close(fd)
+            raise
+        if r != 0:
+            posix_close(fd)
+            return r
+    fcntl(fd, F_SETFL, flags & (O_APPEND | O_ASYNC | O_DIRECT | O_NOATIME))
+    return fd
+
+
+cdef bint has_had_writer(int fd) noexcept:
+    # Data, or the hang-up that is only shown to those who have seen a writer.
+    cdef pollfd p
+    p.fd = fd
+    p.events = POLLIN
+    p.revents = 0
+    return poll(&p, 1, 0) > 0
+
+
+@cython.internal
+cdef class Either(Waitable):
+    """Two operations that one fiber waits for."""
+    cdef op *first
+    cdef op *second
+    cdef Scheduler scheduler
+
+    cdef int abort_wait(self, Task task) except -1:
+        self.scheduler.backend.cancel(self.first)
+        self.scheduler.backend.cancel(self.second)
+        return 0
+
+    cdef str describe_wait(self, Task task):
+        return "the other end of a FIFO"
+
+
+cdef int64_t open_or_notice(Scheduler s, int watched, bytes path, int flags, int dir_fd,
+                            Handle directory) except? -4096:
+    """A second descriptor, 0 if the first one is good now, or -errno."""
+    cdef Task me = s.about_to_wait()
+    cdef Either either = Either.__new__(Either)
+    cdef Slot *opening = s.take_slot(OP_OPENAT, dir_fd)
+    cdef Slot *noticing = NULL
+    try:
+        noticing = s.take_slot(OP_POLL, watched)
+        keep_object(opening, path)
+        opening.o.addr = PyBytes_AS_STRING(path)
+        opening.o.flags = flags
+        opening.o.traits |= OP_MAY_BLOCK
+        noticing.o.flags = POLLIN
+        either.scheduler = s
+        either.first = &opening.o
+        either.second = &noticing.o
+        start_for(s, me, &opening.o)
+        start_for(s, me, &noticing.o)
+        s.wait_on(me, either, 0, True)
+        either.abort_wait(me)
+        while opening.o.state != OP_DONE or noticing.o.state != OP_DONE:
+            s.wait_on(me, either, 0, False)
+        if opening.o.result >= 0:
+            return opening.o.result
+        if noticing.o.result > 0:
+            return 0
+        if opening.o.result == -ECANCELED or opening.o.result == -EINTR:
+            s.checkpoint()
+            return -EINTR
+        return opening.o.result
+    finally:
+        s.give_slot(opening)
+        if noticing != NULL:
+            s.give_slot(noticing)
+
+
+cdef int start_for(Scheduler s, Task me, op *o) except -1:
+    o.generation += 1
+    o.waiter = <void *>me
+    s.backend.start(o)
+    return 0
 
 
 cdef int fill_facts(int fd, file_facts *facts) noexcept nogil:
@@ -431,7 +523,6 @@ cdef class Handle(Descriptor):
         cdef file_facts facts
         cdef int64_t pos = 0, r
         cdef uint64_t room = 8192, done = 0
-        facts.size = 0
         if self.kind == S_IFREG:
             if self.pristine:
                 facts.size = self.size_at_open
@@ -552,18 +643,44 @@ cdef class Handle(Descriptor):
         cdef Scheduler s = scheduler_or_none()
         cdef int fd
         cdef int64_t r = 0
+        cdef int trait = self._close_trait()
         if s is not None and s.dead:
             self.in_flight = NULL  # a forked child: those are the parent's
         fd = self.close_fd()
         if fd < 0 or not self.owned:
             return 0
-        if s is not None:
-            r = inject(s, OP_CLOSE, NULL)
-        if posix_close(fd) < 0 and r == 0:
-            r = -errno
+        if trait >= 0 and self._may_switch(s):
+            r = close_elsewhere(s, fd, trait)
+        else:
+            if s is not None:
+                r = inject(s, OP_CLOSE, NULL)
+            if posix_close(fd) < 0 and r == 0:
+                r = -errno
         if r < 0 and r != -EINTR:
             self.fail(r)
         return 0
+
+    cdef int _close_trait(self) noexcept:
+        """How to close: -1 inline, else the traits of the operation.
+
+        The close of what was only read is quick.  What was written a network file system flushes
+        first, which the ring knows to leave to a kernel thread; and with the last descriptor of a
+        large file that has no name any more its blocks are freed, on the spot.
+        """
+        cdef file_facts facts
+        cdef bint written = self.flags & O_ACCMODE != O_RDONLY
+        if self.kind != S_IFREG or not (written or self.size_at_open > CHUNK):
+            return -1
+        if fill_facts(self.fd, &facts) == 0 and facts.nlink == 0 and facts.size > CHUNK:
+            return OP_IN_WORKER
+        return 0 if written else -1
+
+    cdef bint _may_switch(self, Scheduler s) noexcept:
+        # Not from the collector, a signal handler, a callback of the loop or after the run; and
+        # not while faults are planned: the descriptor must be closed even if the close "fails".
+        return (s is not None and not self.finalizing and not s.dead and not s.closed
+                and s.faults is None and s.current is not None and not s.in_tick
+                and not s.current.no_switch)
 
     def close(self):
         """Close the file; operations in flight on it end with EBADF first.  Idempotent.
@@ -589,6 +706,21 @@ cdef class Handle(Descriptor):
 
     def __exit__(self, *exc):
         self.close()
+
+
+cdef int64_t close_elsewhere(Scheduler s, int fd, int trait) except? -4096:
+    cdef Slot *slot
+    cdef int64_t r
+    try:
+        slot = s.take_slot(OP_CLOSE, fd)
+    except MemoryError:
+        return -errno if posix_close(fd) < 0 else 0
+    try:
+        slot.o.traits |= trait
+        r = s.perform(slot, 0, False)
+    finally:
+        s.give_slot(slot)
+    return r
 
 
 # ---- stat ----
@@ -662,12 +794,39 @@ cdef class File(Handle):
     """
 
     @classmethod
-    def open(cls, path, int flags=0, int mode=0o666, *, dir_fd=None):
-        """Open ``path`` with the flags of `os.open` (O_CLOEXEC is added)."""
+    def open(cls, path, flags=0, int mode=0o666, *, dir_fd=None):
+        """Open ``path`` with the flags of `os.open` or `ferrule.fs.Open`; O_CLOEXEC is added.
+
+        ``mode`` are the permission bits of a file that is made; ``dir_fd`` is what a relative path
+        is relative to.  With a lock among the flags the file is locked before this returns, and
+        only then truncated; LOCK_NOWAIT raises BlockingIOError where it would have to wait.  A
+        switch and cancellation point.
+        """
         cdef File self = cls.__new__(cls)
-        PySys_Audit("open", "OOi", <PyObject *>path, <PyObject *>None, flags)
-        self.open_path(current_scheduler(), path, flags, mode, dir_fd)
+        cdef uint64_t all_flags = flags
+        cdef int plain = all_flags & 0xffffffff
+        cdef bint locks = all_flags & (OPEN_LOCK_SHARED | OPEN_LOCK_EXCLUSIVE) != 0
+        PySys_Audit("open", "OOi", <PyObject *>path, <PyObject *>None, plain)
+        # Truncating before the lock is ours would empty a file that somebody else works on.
+        self.open_path(current_scheduler(), path, plain & ~O_TRUNC if locks else plain, mode,
+                       dir_fd)
+        if locks:
+            try:
+                self.lock_at_open(all_flags)
+            except BaseException:
+                self.close()
+                raise
         return self
+
+    cdef int lock_at_open(self, uint64_t flags) except -1:
+        cdef bint shared = flags & OPEN_LOCK_EXCLUSIVE == 0
+        if not flags & OPEN_LOCK_NOWAIT:
+            self.lock(shared=shared)
+        elif not self.try_lock(shared=shared):
+            raise_path_error(-EAGAIN, self.name)
+        if flags & O_TRUNC:
+            self.truncate(0)
+        return 0
 
     # -- at an offset --
 
@@ -916,3 +1075,377 @@ cdef int64_t checked_size(object size) except -1:
     if size < 0:
         raise ValueError("the size must not be negative")
     return size
+
+
+# ---- calls that take paths ----
+#
+# Never inline: a look-up may read the disk.  Only a stat needs no more than an O_PATH descriptor,
+# and that can be had without sleeping when the path is cached.
+
+cdef object number_or_none(object path):
+    """A descriptor's number, where a path may be one."""
+    if isinstance(path, int):
+        return path
+    if isinstance(path, Handle):
+        return path.fileno()
+    return None
+
+
+cdef int64_t call_path(Scheduler s, int kind, bytes path, DirectoryNumber directory, uint32_t flags,
+                       uint32_t mode) except? -4096:
+    cdef Slot *slot
+    cdef int64_t r = -EINTR
+    while r == -EINTR:
+        slot = s.take_slot(kind, directory.fd)
+        try:
+            keep_object(slot, path)
+            slot.o.addr = PyBytes_AS_STRING(path)
+            slot.o.flags = flags
+            slot.o.mode = mode
+            r = perform_in(directory.handle, s, slot)
+        finally:
+            s.give_slot(slot)
+    return r
+
+
+cdef int64_t call_paths(Scheduler s, int kind, bytes path, DirectoryNumber directory, bytes path2,
+                        DirectoryNumber directory2, uint32_t flags) except? -4096:
+    cdef Slot *slot
+    cdef int64_t r = -EINTR
+    cdef int fd2 = directory2.fd
+    if directory2.handle is not None and directory2.handle is not directory.handle:
+        # Only the first one's close() knows of the operation: the second needs a number of its own.
+        fd2 = fcntl(fd2, F_DUPFD_CLOEXEC, 0)
+        if fd2 < 0:
+            return -errno
+    try:
+        while r == -EINTR:
+            slot = s.take_slot(kind, directory.fd)
+            try:
+                keep_object(slot, (path, path2))
+                slot.o.addr = PyBytes_AS_STRING(path)
+                slot.o.fd2 = fd2
+                slot.o.addr2 = PyBytes_AS_STRING(path2)
+                slot.o.flags = flags
+                r = perform_in(directory.handle, s, slot)
+            finally:
+                s.give_slot(slot)
+    finally:
+        if fd2 != directory2.fd:
+            posix_close(fd2)
+    return r
+
+
+cdef int do_path(int kind, object path, object dir_fd, uint32_t flags, uint32_t mode) except -1:
+    cdef DirectoryNumber directory = DirectoryNumber(dir_fd)
+    cdef int64_t r = call_path(current_scheduler(), kind, path_bytes(path), directory, flags, mode)
+    if r < 0:
+        raise_path_error(r, path)
+    return 0
+
+
+cdef int do_paths(int kind, object src, object src_dir_fd, object dst, object dst_dir_fd,
+                  uint32_t flags) except -1:
+    cdef DirectoryNumber a = DirectoryNumber(src_dir_fd), b = DirectoryNumber(dst_dir_fd)
+    cdef int64_t r = call_paths(current_scheduler(), kind, path_bytes(src), a, path_bytes(dst), b,
+                                flags)
+    if r < 0:
+        raise_path_error(r, src, dst)
+    return 0
+
+
+cdef int64_t try_stat(Scheduler s, bytes path, int dir_fd, bint follow,
+                      file_facts *facts) except? -4096:
+    global openat2_refused
+    cdef int64_t fd = inject(s, OP_STATX, NULL)
+    cdef int64_t r
+    if fd == 0:
+        fd = op_try_open(dir_fd, PyBytes_AS_STRING(path), O_PATH | (0 if follow else O_NOFOLLOW), 0)
+    if fd == -ENOSYS:
+        openat2_refused = True
+    if fd < 0:
+        return fd
+    r = fill_facts(<int>fd, facts)
+    posix_close(<int>fd)
+    return r
+
+
+cdef int64_t stat_waiting(Scheduler s, bytes path, DirectoryNumber directory, bint follow,
+                          file_facts *facts) except? -4096:
+    cdef Slot *slot
+    cdef int64_t r = -EINTR
+    while r == -EINTR:
+        slot = s.take_slot(OP_STATX, directory.fd)
+        try:
+            keep_object(slot, path)
+            slot.o.addr = PyBytes_AS_STRING(path)
+            slot.o.addr2 = &slot.o.out
+            slot.o.flags = 0 if follow else AT_SYMLINK_NOFOLLOW
+            slot.o.mode = FE_STATX_MASK
+            r = perform_in(directory.handle, s, slot)
+            if r == 0:
+                fe_facts_of_statx(&slot.o.out, facts)
+        finally:
+            s.give_slot(slot)
+    return r
+
+
+def stat(path, *, dir_fd=None, bint follow_symlinks=True):
+    """The `os.stat_result` of a path or a descriptor, as os.stat."""
+    cdef Scheduler s = current_scheduler()
+    cdef file_facts facts
+    cdef DirectoryNumber directory
+    cdef int64_t r = -EAGAIN
+    number = number_or_none(path)
+    if number is not None:
+        return stat_of_number(s, number)
+    directory = DirectoryNumber(dir_fd)
+    encoded = path_bytes(path)
+    s.checkpoint()
+    if not openat2_refused:
+        r = try_stat(s, encoded, directory.fd, follow_symlinks, &facts)
+        s.spend_budget()
+    if r in (-EAGAIN, -ENOSYS, -EPERM, -EINVAL, -EMFILE, -ENFILE, -EINTR, -EOPNOTSUPP):
+        r = stat_waiting(s, encoded, directory, follow_symlinks, &facts)
+    if r < 0:
+        raise_path_error(r, path)
+    return stat_result(&facts)
+
+
+cdef object stat_of_number(Scheduler s, int fd):
+    cdef file_facts facts
+    s.checkpoint()
+    cdef int64_t r = inject(s, OP_STATX, NULL)
+    if r == 0:
+        r = fill_facts(fd, &facts)
+    if r < 0:
+        raise_error(r)
+    return stat_result(&facts)
+
+
+def lstat(path, *, dir_fd=None):
+    """As stat(), but of a symbolic link itself."""
+    return stat(path, dir_fd=dir_fd, follow_symlinks=False)
+
+
+def access(path, int mode, *, dir_fd=None, bint effective_ids=False, bint follow_symlinks=True):
+    """Whether the process may use the path so (os.F_OK, R_OK, W_OK, X_OK); as os.access."""
+    cdef DirectoryNumber directory = DirectoryNumber(dir_fd)
+    cdef uint32_t flags = 0
+    if effective_ids:
+        flags |= AT_EACCESS
+    if not follow_symlinks:
+        flags |= AT_SYMLINK_NOFOLLOW
+    return call_path(current_scheduler(), OP_FACCESSAT, path_bytes(path), directory, flags,
+                     mode) == 0
+
+
+def mkdir(path, int mode=0o777, *, dir_fd=None):
+    """Make a directory, as os.mkdir."""
+    PySys_Audit("os.mkdir", "Oi", <PyObject *>path, mode)
+    do_path(OP_MKDIRAT, path, dir_fd, 0, mode)
+
+
+def unlink(path, *, dir_fd=None):
+    """Remove a file, as os.unlink."""
+    PySys_Audit("os.remove", "O", <PyObject *>path)
+    do_path(OP_UNLINKAT, path, dir_fd, 0, 0)
+
+
+def rmdir(path, *, dir_fd=None):
+    """Remove an empty directory, as os.rmdir."""
+    PySys_Audit("os.rmdir", "O", <PyObject *>path)
+    do_path(OP_UNLINKAT, path, dir_fd, AT_REMOVEDIR, 0)
+
+
+def rename(src, dst, *, src_dir_fd=None, dst_dir_fd=None):
+    """Rename, replacing what is at ``dst``, as os.rename."""
+    PySys_Audit("os.rename", "OO", <PyObject *>src, <PyObject *>dst)
+    do_paths(OP_RENAMEAT, src, src_dir_fd, dst, dst_dir_fd, 0)
+
+
+def link(src, dst, *, src_dir_fd=None, dst_dir_fd=None, bint follow_symlinks=True):
+    """Make a hard link ``dst`` to ``src``, as os.link."""
+    PySys_Audit("os.link", "OO", <PyObject *>src, <PyObject *>dst)
+    do_paths(OP_LINKAT, src, src_dir_fd, dst, dst_dir_fd,
+             AT_SYMLINK_FOLLOW if follow_symlinks else 0)
+
+
+def symlink(src, dst, target_is_directory=False, *, dir_fd=None):
+    """Make a symbolic link ``dst`` that says ``src``, as os.symlink."""
+    cdef DirectoryNumber directory = DirectoryNumber(dir_fd)
+    cdef DirectoryNumber nowhere = DirectoryNumber(None)
+    PySys_Audit("os.symlink", "OO", <PyObject *>src, <PyObject *>dst)
+    cdef int64_t r = call_paths(current_scheduler(), OP_SYMLINKAT, path_bytes(src), directory,
+                                path_bytes(dst), nowhere, 0)
+    if r < 0:
+        raise_path_error(r, src, dst)
+
+
+def readlink(path, *, dir_fd=None):
+    """What a symbolic link says: str, or bytes for a path of bytes; as os.readlink."""
+    cdef Scheduler s = current_scheduler()
+    cdef DirectoryNumber directory = DirectoryNumber(dir_fd)
+    cdef Slot *slot
+    cdef int64_t r = -EINTR
+    encoded = path_bytes(path)
+    said = PyBytes_FromStringAndSize(NULL, LINK_BYTES)
+    while r == -EINTR:
+        slot = s.take_slot(OP_READLINKAT, directory.fd)
+        try:
+            keep_object(slot, (encoded, said))
+            slot.o.addr = PyBytes_AS_STRING(encoded)
+            slot.o.addr2 = PyBytes_AS_STRING(said)
+            slot.o.len = LINK_BYTES
+            r = perform_in(directory.handle, s, slot)
+        finally:
+            s.give_slot(slot)
+    if r < 0:
+        raise_path_error(r, path)
+    said = said[:r]
+    return said if isinstance(os.fspath(path), bytes) else os.fsdecode(said)
+
+
+# ---- directories ----
+
+cdef class DirectoryHandle(Handle):
+    """An open directory; what `ferrule.fs.Directory` adds names to."""
+
+    @classmethod
+    def open(cls, path, *, dir_fd=None, bint follow_symlinks=True):
+        """Open the directory ``path``; NotADirectoryError for a link that is not to be followed.
+
+        A switch and cancellation point.
+        """
+        cdef DirectoryHandle self = cls.__new__(cls)
+        cdef int flags = O_RDONLY | O_DIRECTORY | (0 if follow_symlinks else O_NOFOLLOW)
+        self.open_path(current_scheduler(), path, flags, 0, dir_fd)
+        return self
+
+    @classmethod
+    def of_number(cls, int fd):
+        """An open directory of its own for the one behind a descriptor."""
+        cdef DirectoryHandle self = cls.__new__(cls)
+        cdef int mine = fcntl(fd, F_DUPFD_CLOEXEC, 0)
+        if mine < 0:
+            raise_error(-errno)
+        self.adopt(mine, O_RDONLY)
+        self.name = fd
+        return self
+
+    cdef int fail(self, int64_t result) except -1:
+        return raise_path_error(result, self.name if not isinstance(self.name, int) else None)
+
+    def read_entries(self):
+        """The next [(name as bytes, inode, type of DT_*)] of the directory, [] at the end."""
+        cdef Scheduler s = current_scheduler()
+        cdef Slot *slot
+        cdef int64_t r = -EINTR, at = 0
+        cdef fe_dirent *entry
+        cdef char *base
+        cdef list found = []
+        block = PyBytes_FromStringAndSize(NULL, GETDENTS_BYTES)
+        base = PyBytes_AS_STRING(block)
+        while not found:
+            r = -EINTR
+            while r == -EINTR:
+                self.check_open()
+                slot = s.take_slot(OP_GETDENTS, self.fd)
+                try:
+                    keep_object(slot, block)
+                    slot.o.addr = base
+                    slot.o.len = GETDENTS_BYTES
+                    r = self.perform(s, slot, 0, True)
+                finally:
+                    s.give_slot(slot)
+            if r < 0:
+                self.fail(r)
+            if r == 0:
+                break
+            at = 0
+            while at < r:
+                entry = <fe_dirent *>(base + at)
+                at += entry.reclen
+                name = <bytes>entry.name
+                if name != b"." and name != b"..":
+                    found.append((name, entry.ino, entry.type))
+        return found
+
+    def rewind(self):
+        """Begin again with the first entry.  Not a switch point."""
+        self.move(0, SEEK_SET)
+
+    def stat(self):
+        """The directory's own `os.stat_result`."""
+        return stat_of_open(self)
+
+    def fsync(self):
+        """Wait until the names in the directory are on the disk."""
+        cdef int64_t r = self.call(OP_FSYNC, 0, 0, 0, 0)
+        if r < 0:
+            self.fail(r)
+
+
+def copy_some(Handle source, Handle target, uint64_t size):
+    """Copy up to ``size`` bytes between the positions of two files, in the kernel; how many.
+
+    0 at the end of the source.  OSError with EXDEV, EINVAL and others where the kernel cannot.
+    """
+    cdef Scheduler s = current_scheduler()
+    cdef Slot *slot
+    cdef int64_t r = -EINTR
+    while r == -EINTR:
+        source.check_open()
+        target.check_open()
+        slot = s.take_slot(OP_COPY_RANGE, target.fd)
+        try:
+            keep_object(slot, source)
+            slot.o.fd2 = source.fd
+            slot.o.len = size
+            r = target.perform(s, slot, 0, True)
+        finally:
+            s.give_slot(slot)
+    if r < 0:
+        raise_error(r)
+    return r
+
+
+# ---- for bench/files_choices.py ----
+
+def perform_row(str kind, *, int fd=AT_FDCWD, path=None, path2=None, buffer=None, int flags=0,
+                int mode=0, int64_t offset=0, size=None, bint in_worker=False):
+    """One attempt of one row by the way named, never inline: its result, or -errno."""
+    cdef Scheduler s = current_scheduler()
+    cdef Slot *slot = s.take_slot(kind_of(kind), fd)
+    try:
+        if path is not None:
+            keep_object(slot, (path, path2))
+            slot.o.addr = PyBytes_AS_STRING(path)
+        if path2 is not None:
+            slot.o.fd2 = AT_FDCWD
+            slot.o.addr2 = PyBytes_AS_STRING(path2)
+        if buffer is not None:
+            PyObject_GetBuffer(buffer, &slot.view, PyBUF_SIMPLE)
+            slot.has_view = True
+            slot.o.addr = slot.view.buf
+            slot.o.len = slot.view.len
+        if kind == "statx":
+            slot.o.addr2 = &slot.o.out
+        if size is not None:
+            slot.o.len = size
+        slot.o.flags = flags
+        slot.o.mode = mode
+        slot.o.off = offset
+        if in_worker:
+            slot.o.traits |= OP_IN_WORKER
+        return s.perform(slot, 0, True)
+    finally:
+        s.give_slot(slot)
+
+
+cdef int kind_of(str name) except -1:
+    cdef int kind
+    for kind in range(OP_KINDS):
+        if op_rows[kind].name.decode() == name:
+            return kind
+    raise ValueError(f"no such operation: {name!r}")

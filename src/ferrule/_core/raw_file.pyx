@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from ferrule._core.files cimport Handle
 from ferrule._core.operation cimport OP_FTRUNCATE
-from ferrule._core.scheduler cimport Scheduler, current_scheduler, raise_error, scheduler_or_none
+from ferrule._core.scheduler cimport Scheduler, current_scheduler, raise_error
 
 import io
 import os
@@ -118,7 +118,10 @@ cdef class RawFile(Handle):
         return self.is_writable
 
     def write(self, data, /):
-        """Write bytes; how many were taken, which may be fewer.  A switch and cancellation point."""
+        """Write bytes; how many were taken, which may be fewer.
+
+        A switch and cancellation point.
+        """
         cdef Py_buffer view
         cdef int64_t n
         self.check()
@@ -138,7 +141,10 @@ cdef class RawFile(Handle):
         self.check()
 
     def truncate(self, size=None, /):
-        """Set the size to ``size`` bytes, default the position.  A switch and cancellation point."""
+        """Set the size to ``size`` bytes, default the position.
+
+        A switch and cancellation point.
+        """
         cdef int64_t n
         self.check()
         if not self.is_writable:
