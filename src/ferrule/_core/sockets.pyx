@@ -193,9 +193,9 @@ cdef class SocketCore(Descriptor):
             raise_error(result)
         return self._recv_scratch(s, bufsize, flags)
 
-    cdef object _recv_scratch(self, Scheduler s, Py_ssize_t bufsize, int flags):
+    cdef object _recv_scratch(self, Scheduler s, Py_ssize_t bufsize, int flags,
+                              int64_t deadline=0):
         cdef int64_t result
-        cdef int64_t deadline = 0
         cdef uint64_t length = min(bufsize, SCRATCH_SIZE)
         while True:
             result = s.inject(OP_RECV, &length) if s.faults is not None else 0
@@ -469,6 +469,61 @@ cdef class SocketCore(Descriptor):
         else:
             self.sending = False
         return 0
+
+    # ---- for layers above a stream (ssl), whose calls are several of these ----
+
+    def _begin(self):
+        """When an operation that begins now has to end: monotonic ns, 0 for never."""
+        return self._deadline()
+
+    def _recv_layer(self, int64_t deadline):
+        """What has arrived, waiting until ``deadline``; b"" at the end."""
+        cdef Scheduler s = current_scheduler()
+        s.about_to_wait()
+        self.check_open()
+        return self._recv_scratch(s, SCRATCH_SIZE, 0, deadline)
+
+    def _send_layer(self, data, int64_t deadline):
+        """Send some of ``data``, waiting until ``deadline``; the count."""
+        cdef Scheduler s = current_scheduler()
+        cdef Slot *slot
+        s.about_to_wait()
+        self.check_open()
+        slot = s.take_slot(OP_SEND, self.fd)
+        try:
+            PyObject_GetBuffer(data, &slot.view, PyBUF_SIMPLE)
+            slot.has_view = True
+            slot.o.addr = slot.view.buf
+            slot.o.len = slot.view.len
+            return self._send_some(s, slot, deadline)
+        finally:
+            s.give_slot(slot)
+
+    def _send_now(self, data):
+        """Send what can be sent without waiting; the count, 0 if nothing."""
+        cdef Scheduler s = current_scheduler()
+        cdef const unsigned char[::1] view = data
+        cdef int64_t result = 0
+        cdef uint64_t length = view.shape[0]
+        self.check_open()
+        if length == 0:
+            return 0
+        if s.faults is not None:
+            result = s.inject(OP_SEND, &length)
+        if result == 0:
+            result = op_try_send(self.fd, &view[0], length, 0)
+        if result == -EAGAIN or result == -EINTR:
+            return 0
+        if result < 0:
+            raise_error(result)
+        return result
+
+    def _wait_both(self, int64_t deadline):
+        """Park until it can be read or written."""
+        cdef Scheduler s = current_scheduler()
+        s.about_to_wait()
+        self.check_open()
+        self._wait_ready(s, POLLIN | POLLOUT, deadline)
 
     # ---- connections ----
 
