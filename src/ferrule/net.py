@@ -7,7 +7,6 @@ import collections
 import errno
 import os
 import select
-import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -17,7 +16,7 @@ from ferrule._core.scheduler import (
     current_thread_scheduler,
     sleep,
 )
-from ferrule._core.sockets import wait_ready
+from ferrule._core.sockets import report_unraisable, wait_ready
 from ferrule._core.sync import Event, Queue
 from ferrule.clocks import now
 from ferrule.resolver import AddressInfo, getaddrinfo, is_numeric, worst_error
@@ -603,16 +602,5 @@ class _Server:
     def report(self, conn: socket, exc: Exception) -> None:
         if self.on_error is not None:
             self.on_error(conn, exc)
-            return
-        hook_args = _Unraisable(
-            type(exc), exc, exc.__traceback__, "an error in a connection's handler", self.handler
-        )
-        sys.unraisablehook(hook_args)  # type: ignore[arg-type]
-
-
-class _Unraisable:
-    """What sys.unraisablehook is given."""
-
-    def __init__(self, kind: Any, value: Any, traceback: Any, message: str, obj: Any) -> None:
-        self.exc_type, self.exc_value, self.exc_traceback = kind, value, traceback
-        self.err_msg, self.object = message, obj
+        else:
+            report_unraisable(exc, self.handler)

@@ -203,7 +203,7 @@ cdef class Descriptor:
     cdef int check_open(self) except -1
     cdef int64_t perform(self, Scheduler s, Slot *slot, int64_t deadline,
                          bint cancellable=*) except? -4096
-    cdef int close_fd(self) except -1
+    cdef int close_fd(self) except? -1
 
 
 cdef Scheduler current_scheduler()

@@ -1417,7 +1417,7 @@ cdef class Descriptor:
                 s.make_ready(self.closer)
                 self.closer = None
 
-    cdef int close_fd(self) except -1:
+    cdef int close_fd(self) except? -1:
         """Mark, cancel, wait for the completions: only then may the number be reused.
 
         Operations in flight end with EBADF.  Returns the fd to close, or -1 if it was closed.

@@ -34,6 +34,10 @@ import os
 
 from ferrule._core.scheduler import Cancelled
 
+cdef extern from "Python.h":
+    void PyErr_SetObject(object kind, object exc)
+    void PyErr_WriteUnraisable(object where)
+
 cdef extern from "<errno.h>" nogil:
     int EINPROGRESS, ENOBUFS
 
@@ -780,3 +784,9 @@ def wait_ready(fd, int events, timeout=None):
     if result < 0:
         raise_error(result)
     return result
+
+
+def report_unraisable(exc, where):
+    """Give an exception that nobody will see to sys.unraisablehook, with the object it came from."""
+    PyErr_SetObject(type(exc), exc)
+    PyErr_WriteUnraisable(where)
