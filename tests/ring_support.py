@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import socket
+import sysconfig
 from collections.abc import Iterator
 
 import pytest
@@ -33,6 +34,12 @@ def parameter(name: str, flags: SetupFlags) -> object:
 # The core behaviours are tested on each of these, as liburing's tests do.
 each_setup = pytest.mark.parametrize(
     "flags", [parameter(name, flags) for name, flags in FLAG_SETS.items()]
+)
+
+
+with_the_gil = pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="without the GIL a ring belongs to one thread",
 )
 
 

@@ -24,7 +24,7 @@ from ferrule.ring import (
     SubmissionQueueFull,
     get_probe,
 )
-from ring_support import DEFER, clean_ring, each_setup, finish, results
+from ring_support import DEFER, clean_ring, each_setup, finish, results, with_the_gil
 
 # ---- seed 003's four tests ------------------------------------------------------------------
 
@@ -284,6 +284,7 @@ def test_single_issuer_ring_refuses_other_threads():
     ring.close()
 
 
+@with_the_gil
 def test_plain_ring_may_be_used_from_another_thread():
     with clean_ring(8, flags=0) as ring:
         thread = threading.Thread(target=lambda: (ring.prep_nop("other"), ring.submit()))
@@ -557,6 +558,34 @@ def test_wait_does_not_count_skipped_completions(flags):
 
 
 @each_setup
+def test_skipped_completions_that_fill_the_queue_do_not_stop_a_wait(flags):
+    with clean_ring(8, flags=flags | SetupFlags.CQSIZE, cq_entries=8) as ring:
+        for _ in range(8):
+            ring.prep_nop("unseen").flags = SqeFlags.CQE_SKIP_SUCCESS
+        ring.submit()
+        ring.prep_timeout(0.03, user_data="seen")
+        cpu = time.process_time()
+        ring.submit_and_wait(1)
+        assert time.process_time() - cpu < 0.02  # it slept
+        assert [cqe.user_data for cqe in ring.copy_cqes()] == ["seen"]
+
+
+@each_setup
+def test_skipped_completions_among_others_keep_their_order(flags):
+    with clean_ring(64, flags=flags) as ring:
+        for number in range(60):
+            sqe = ring.prep_nop(number)
+            if number % 3:
+                sqe.flags = SqeFlags.CQE_SKIP_SUCCESS
+        ring.submit()
+        first = ring.peek_cqe()
+        assert ring.cq_ready() == 20
+        ring.cqe_seen(first)
+        ring.cq_advance(2)
+        assert [cqe.user_data for cqe in ring.copy_cqes()] == list(range(9, 60, 3))
+
+
+@each_setup
 def test_link_timeout_that_is_skipped_is_never_delivered(flags):
     with clean_ring(flags=flags) as ring:
         ring.prep_nop("limited").link()
@@ -788,6 +817,7 @@ def test_other_threads_run_during_a_wait(flags):
     os.close(writer)
 
 
+@with_the_gil
 def test_ring_cannot_be_closed_while_another_thread_waits_in_it():
     reader, writer = os.pipe()
     ring = Ring(8, flags=0)

@@ -397,6 +397,36 @@ def test_ring_in_a_cycle_through_user_data_is_collected():
     right.close()
 
 
+@pytest.mark.parametrize("way", ["user_data", "file", "buffer", "buffers"])
+def test_ring_in_any_cycle_through_an_operation_is_collected(way):
+    class Linked(bytearray):
+        def fileno(self):
+            return left.fileno()
+
+    left, right = socket.socketpair()
+    ring = Ring(8)
+    fd, before = ring.fd, leaked_operations()
+    thing = Linked(4)
+    thing.ring = ring
+    if way == "user_data":
+        ring.prep_recv(left, bytearray(1), user_data=thing)
+    elif way == "file":
+        ring.prep_recv(thing, bytearray(1))
+    elif way == "buffer":
+        ring.prep_recv(left, thing)
+    else:
+        ring.prep_recvmsg(left, [bytearray(1), thing])
+    ring.submit()
+    del ring, thing
+    with pytest.warns(ResourceWarning, match="unclosed ring"):
+        gc.collect()
+    assert leaked_operations() == before + 1
+    with pytest.raises(OSError):
+        os.fstat(fd)
+    left.close()
+    right.close()
+
+
 def test_sqe_and_completion_in_a_cycle_are_collected():
     with clean_ring() as ring:
         token = Token()

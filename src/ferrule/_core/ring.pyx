@@ -180,8 +180,8 @@ cdef class Ring:
     sq_thread_idle  milliseconds after which the SQPOLL thread sleeps
     wq_fd           the ring whose SQPOLL thread to share
 
-    A ring is a context manager.  It belongs to one thread at a time; with SINGLE_ISSUER (the
-    default where the kernel has it) to the thread that made it, for good.  Its calls never
+    A ring is a context manager.  It belongs to the thread that made it; on a Python with the GIL
+    flags without SINGLE_ISSUER (which the default has) let threads share it.  Its calls never
     switch fibers and are no cancellation points: the ring knows nothing of Ferrule's runtime.
     """
     cdef ring r
@@ -193,7 +193,9 @@ cdef class Ring:
     cdef bint cancel_each            # close() must name every operation (before Linux 5.19)
     cdef int waiters                 # threads inside a blocking enter
     cdef uint32_t cancels            # queued by this round of close()
-    cdef uint64_t handed_out, taken_out, completed, unmatched, leaked
+    cdef uint64_t handed_out         # SQEs, ever
+    cdef uint64_t taken_out          # completions removed for the caller, ever
+    cdef uint64_t completed, unmatched, leaked
     cdef Operation **chunks
     cdef uint32_t chunk_count, free_slot, in_use, hidden, first_generation
     cdef dict groups                 # bgid -> BufferRing
@@ -288,9 +290,10 @@ cdef class Ring:
         raise ValueError("operation on a closed ring")
 
     cdef int refuse_thread(self) except -1:
+        cause = "SINGLE_ISSUER" if self.r.setup_flags & URING_SETUP_SINGLE_ISSUER else "no GIL"
         raise RuntimeError(
-            "this ring belongs to the thread that made it (SINGLE_ISSUER); use it there, or make "
-            "it with flags that leave SINGLE_ISSUER out")
+            f"this ring belongs to the thread that made it ({cause}); use it there, or, on a "
+            "Python with the GIL, make it with flags that leave SINGLE_ISSUER out")
 
     @property
     def fd(self):
@@ -541,7 +544,7 @@ cdef class Ring:
     # Submit `pending` and wait for `wait_nr` completions.  The kernel reports a signal or a
     # timeout only when it submitted nothing, so both are looked at after every return.
     cdef object wait(self, uint32_t pending, uint32_t wait_nr, uint32_t flags, int64_t deadline):
-        cdef uint32_t submitted = 0, there, ready
+        cdef uint32_t submitted = 0, ready
         cdef uring_timespec ts
         cdef uring_timespec *limit = NULL
         cdef int64_t left
@@ -549,10 +552,7 @@ cdef class Ring:
         wait_nr = min(wait_nr, self.r.cq_entries)
         flags |= URING_ENTER_GETEVENTS
         while True:
-            # One look at the queue: it may grow meanwhile, and what is asked of the kernel must
-            # not count a completion twice.
-            there = ring_cq_ready(&self.r)
-            ready = self.visible(there)
+            ready = self.ready()
             if pending == 0 and ready >= wait_nr:
                 return submitted
             if deadline != NEVER:
@@ -563,7 +563,7 @@ cdef class Ring:
             if ready >= wait_nr:
                 taken = ring_enter(&self.r, pending, wait_nr, flags, limit)
             else:
-                taken = self.block(pending, wait_nr + there - ready, flags, limit)
+                taken = self.block(pending, wait_nr, flags, limit)
             if taken < 0 and taken != -EINTR and taken != -ETIME:
                 raise enter_error(taken)
             PyErr_CheckSignals()
@@ -607,15 +607,34 @@ cdef class Ring:
             return raw.user_data == KEY_INTERNAL
         return op.hidden and (raw.res >= 0 or op.opcode == URING_OP_LINK_TIMEOUT)
 
-    # Of the first `ready` completions in the queue, those that the caller will see.
-    cdef uint32_t visible(self, uint32_t ready) noexcept:
-        cdef uint32_t i, head, count = 0
-        if self.hidden == 0:
-            return ready
-        head = self.r.cq_khead[0]
-        for i in range(ready):
-            count += not self.concealed(&self.r.cqes[(head + i) & self.r.cq_mask])
-        return count
+    # How many completions wait for the caller.
+    cdef inline uint32_t ready(self) noexcept:
+        return ring_cq_ready(&self.r) if self.hidden == 0 else self.sift()
+
+    # Take the concealed completions out of the queue, so that they neither fill it nor count in a
+    # wait.  The entries between head and tail are ours to rearrange: they move to the front.
+    cdef uint32_t sift(self) noexcept:
+        cdef uring_cqe taken[BATCH]
+        cdef uring_cqe held
+        cdef uint32_t i, n, head, keep, mask = self.r.cq_mask
+        cdef uring_cqe *cqes = self.r.cqes
+        while True:
+            head = self.r.cq_khead[0]
+            n = ring_cq_ready(&self.r)
+            keep = i = head + n
+            while i != head:
+                i -= 1
+                if not self.concealed(&cqes[i & mask]):
+                    keep -= 1
+                    held = cqes[i & mask]
+                    cqes[i & mask] = cqes[keep & mask]
+                    cqes[keep & mask] = held
+            if keep == head:
+                return n
+            n = ring_copy_cqes(&self.r, taken, min(keep - head, BATCH))
+            # May run any code, which may take completions itself: look again afterwards.
+            for i in range(n):
+                self.settle(&taken[i], self.find(taken[i].user_data))
 
     # Whether the kernel holds completions back until it is entered.
     cdef inline bint must_enter(self) noexcept:
@@ -723,31 +742,27 @@ cdef class Ring:
 
     cdef int await_one(self, object timeout) except -1:
         self.wait(0, 1, 0, self.deadline(timeout))
-        if timeout is not None and self.visible(ring_cq_ready(&self.r)) == 0:
+        if timeout is not None and self.ready() == 0:
             raise TimeoutError(errno.ETIME, f"no completion within {timeout} s")
         return 0
 
     cdef CQE front(self):
         cdef uring_cqe raw
         cdef CQE cqe
-        while ring_cq_ready(&self.r):
+        if self.ready():
             raw = self.r.cqes[self.r.cq_khead[0] & self.r.cq_mask]
-            if self.concealed(&raw):
-                self.advance(1)
-                continue
             cqe = self.describe(&raw, self.find(raw.user_data))
             cqe.peeked = True
             cqe.position = self.taken_out
             return cqe
         return None
 
-    cdef int advance(self, uint32_t count) except -1:
+    cdef void advance(self, uint32_t count) noexcept:
         cdef uring_cqe raw
         for _ in range(count):
             ring_copy_cqes(&self.r, &raw, 1)
             self.taken_out += 1
             self.settle(&raw, self.find(raw.user_data))
-        return 0
 
     def peek_cqe(self):
         """The first completion, left in the queue, or None.  cqe_seen() removes it."""
@@ -782,15 +797,16 @@ cdef class Ring:
     def cq_advance(self, unsigned int count):
         """Remove the first `count` completions."""
         self.check()
-        if count > ring_cq_ready(&self.r):
-            raise ValueError(f"only {ring_cq_ready(&self.r)} completions are ready, not {count}")
+        cdef uint32_t ready = self.ready()
+        if count > ready:
+            raise ValueError(f"only {ready} completions are ready, not {count}")
         self.advance(count)
 
     def cq_ready(self):
         """How many completions can be taken.  With DEFER_TASKRUN the kernel posts most of them
         only while it is entered: by get_events() or a waiting call."""
         self.check()
-        return self.visible(ring_cq_ready(&self.r))
+        return self.ready()
 
     def cq_has_overflow(self):
         """Whether completions wait in the kernel because the queue is full; take some."""
@@ -1231,6 +1247,7 @@ cdef class Ring:
                 self.in_use -= 1
                 self.leaked += 1
                 drop(&op.user_data)
+                drop(&op.file)
         leaked_total += self.leaked
         if self.leaked == 0:
             for i in range(self.chunk_count):
@@ -1276,14 +1293,29 @@ cdef class Ring:
 cdef traverseproc ring_base_traverse = (<PyTypeObject *>Ring).tp_traverse
 
 
+cdef int visit_operation(Operation *op, visitproc visit, void *arg) noexcept:
+    cdef uint32_t i
+    cdef int result = 0
+    if op.user_data != NULL:
+        result = visit(op.user_data, arg)
+    if result == 0 and op.file != NULL:
+        result = visit(op.file, arg)
+    if result == 0 and op.exported and fe_exporter(&op.view) != NULL:
+        result = visit(fe_exporter(&op.view), arg)
+    for i in range(op.nviews):
+        if result == 0 and fe_exporter(&op.views[i]) != NULL:
+            result = visit(fe_exporter(&op.views[i]), arg)
+    return result
+
+
 cdef int ring_traverse(PyObject *o, visitproc visit, void *arg) noexcept:
     cdef uint32_t i
     cdef int result
     cdef Operation *op
     for i in range((<Ring>o).chunk_count * CHUNK):
         op = &(<Ring>o).chunks[i >> CHUNK_SHIFT][i & (CHUNK - 1)]
-        if op.live and op.user_data != NULL:
-            result = visit(op.user_data, arg)
+        if op.live:
+            result = visit_operation(op, visit, arg)
             if result:
                 return result
     return ring_base_traverse(o, visit, arg)

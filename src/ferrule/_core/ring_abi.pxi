@@ -192,6 +192,9 @@ cdef extern from *:
         return mask;
     }
 
+    /* Borrowed, which Cython's own Py_buffer.obj is not. */
+    static inline PyObject *fe_exporter(const Py_buffer *view) { return view->obj; }
+
     /* Objects that only this module makes.  Cython's own __new__ does not look at tp_new. */
     static inline int fe_forbid_making(PyTypeObject *type) {
         type->tp_new = NULL;
@@ -214,6 +217,7 @@ cdef extern from *:
     uint32_t fe_load_acquire(const uint32_t *p) noexcept nogil
     void fe_full_fence() noexcept nogil
     uint32_t fe_poll_word(uint32_t mask) noexcept nogil
+    PyObject *fe_exporter(const Py_buffer *view) noexcept nogil
     int fe_forbid_making(PyTypeObject *type) except -1
     int64_t fe_monotonic_ns() noexcept nogil
 
