@@ -8,7 +8,9 @@ import time
 
 import pytest
 
-from ferrule.cli.file_tree import LeadsOutside, NotServed, find_beneath, open_beneath, open_root
+from ferrule.cli import file_tree
+from ferrule.cli.file_tree import LeadsOutside, NotServed, open_beneath, open_root
+from in_fiber import in_fiber
 
 
 @pytest.fixture
@@ -23,24 +25,25 @@ def tree(tmp_path):
 
 
 def read(root_fd, path):
-    fd, status = open_beneath(root_fd, path.encode().split(b"/"))
-    try:
+    file, status = open_beneath(root_fd, path.encode().split(b"/"))
+    with file:
         assert stat.S_ISREG(status.st_mode)
-        return os.read(fd, 100).decode()
-    finally:
-        os.close(fd)
+        return file.read().decode()
 
 
+@in_fiber
 def test_a_file_is_opened(tree):
     assert read(tree[1], "a/file") == "inside"
 
 
 @pytest.mark.parametrize("target", ["a/file", "./a//file", "a/b/../file", "a/b/../../a/file"])
+@in_fiber
 def test_a_link_that_stays_inside_is_followed(tree, target):
     os.symlink(target, tree[0] / "link")
     assert read(tree[1], "link") == "inside"
 
 
+@in_fiber
 def test_a_link_to_a_directory_is_followed_in_the_middle_of_a_path(tree):
     os.symlink("a", tree[0] / "link")
     assert read(tree[1], "link/file") == "inside"
@@ -50,18 +53,21 @@ def test_a_link_to_a_directory_is_followed_in_the_middle_of_a_path(tree):
 @pytest.mark.parametrize(
     "target", ["../secret", "a/../../secret", "/etc/passwd", "..", "/", "a/b/../../../secret"]
 )
+@in_fiber
 def test_a_link_that_leads_out_is_refused(tree, target):
     os.symlink(target, tree[0] / "link")
     with pytest.raises(LeadsOutside):
         open_beneath(tree[1], [b"link"])
 
 
+@in_fiber
 def test_even_an_absolute_link_into_the_directory_is_refused(tree):
     os.symlink(tree[0] / "a" / "file", tree[0] / "link")
     with pytest.raises(LeadsOutside):
         open_beneath(tree[1], [b"link"])
 
 
+@in_fiber
 def test_dot_dot_never_leaves_the_root(tree):
     with pytest.raises(LeadsOutside):
         open_beneath(tree[1], [b"..", b"secret"])
@@ -69,6 +75,7 @@ def test_dot_dot_never_leaves_the_root(tree):
         open_beneath(tree[1], [b"a", b"..", b"..", b"secret"])
 
 
+@in_fiber
 def test_links_in_a_circle_end_with_an_error(tree):
     os.symlink("two", tree[0] / "one")
     os.symlink("one", tree[0] / "two")
@@ -76,12 +83,14 @@ def test_links_in_a_circle_end_with_an_error(tree):
         open_beneath(tree[1], [b"one"])
 
 
+@in_fiber
 def test_a_file_is_no_directory(tree):
     for path in ([b"a", b"file", b"x"], [b"a", b"file", b""]):
         with pytest.raises(NotADirectoryError):
             open_beneath(tree[1], path)
 
 
+@in_fiber
 def test_a_fifo_is_refused_without_opening_it(tree):
     os.mkfifo(tree[0] / "fifo")
     with pytest.raises(NotServed):
@@ -91,6 +100,7 @@ def test_a_fifo_is_refused_without_opening_it(tree):
         os.open(tree[0] / "fifo", os.O_WRONLY | os.O_NONBLOCK)
 
 
+@in_fiber
 def test_a_socket_is_refused(tree, monkeypatch):
     import socket
 
@@ -102,6 +112,7 @@ def test_a_socket_is_refused(tree, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="making a device needs root")
+@in_fiber
 def test_a_device_is_refused(tree):
     try:
         os.mknod(tree[0] / "zero", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
@@ -111,18 +122,20 @@ def test_a_device_is_refused(tree):
         open_beneath(tree[1], [b"zero"])
 
 
+@in_fiber
 def test_the_root_stays_the_same_when_it_is_renamed(tree):
     os.rename(tree[0], tree[0].with_name("moved"))
     assert read(tree[1], "a/file") == "inside"
 
 
+@in_fiber
 def test_no_descriptor_is_left_behind(tree):
     os.symlink("../../secret", tree[0] / "a" / "out")
     os.mkfifo(tree[0] / "fifo")
     before = os.listdir("/proc/self/fd")
     for path in ("a/file", "a/b", "a/out", "fifo", "a/nothing", "a/file/x", "a/b/../../.."):
         try:
-            os.close(open_beneath(tree[1], path.encode().split(b"/"))[0])
+            open_beneath(tree[1], path.encode().split(b"/"))[0].close()
         except OSError:
             pass
     assert os.listdir("/proc/self/fd") == before
@@ -139,6 +152,7 @@ while True:
 """
 
 
+@in_fiber
 def test_a_directory_exchanged_for_a_link_during_the_walk_leads_nowhere_else(tree, tmp_path):
     """Another process exchanges a directory for a link out of the tree, over and over."""
     outside = tmp_path / "outside"
@@ -166,10 +180,20 @@ def test_a_directory_exchanged_for_a_link_during_the_walk_leads_nowhere_else(tre
     assert len(seen) > 1, "the race never happened: the test shows nothing"
 
 
-def test_finding_opens_nothing_for_reading(tree):
-    fd, _ = find_beneath(tree[1], [b"a", b"file"])
-    try:
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.read(fd, 1)
-    finally:
-        os.close(fd)
+@in_fiber
+def test_a_file_exchanged_for_a_fifo_between_look_and_open_is_not_served(tree, monkeypatch):
+    root, root_fd = tree
+    looks = []
+    to = file_tree._Walk.to
+
+    def look_and_exchange(self, names):
+        to(self, names)
+        if not looks:
+            looks.append(names)
+            os.unlink(root / "a" / "file")
+            os.mkfifo(root / "a" / "file")
+
+    monkeypatch.setattr(file_tree._Walk, "to", look_and_exchange)
+    with pytest.raises(NotServed):
+        open_beneath(root_fd, [b"a", b"file"])
+    assert looks

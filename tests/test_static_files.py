@@ -11,6 +11,7 @@ from ferrule.cli.http_request import RequestError
 from ferrule.cli.listing import Entry, render_listing
 from ferrule.cli.media_types import media_type
 from ferrule.cli.static_files import SETTLED_NS, CacheLimits, OpenFile, Page, Redirect, StaticFiles
+from in_fiber import in_fiber
 
 
 @pytest.fixture
@@ -40,12 +41,14 @@ def load_and_keep(files, path):
     return file
 
 
+@in_fiber
 def test_a_kept_file_is_fresh(files):
     file = load_and_keep(files, b"/a.txt")
     assert files.fresh(b"/a.txt") is file
     assert file.body == b"one"
 
 
+@in_fiber
 def test_a_changed_file_is_not_fresh(files, tmp_path):
     load_and_keep(files, b"/a.txt")
     (tmp_path / "a.txt").write_text("two")
@@ -54,6 +57,7 @@ def test_a_changed_file_is_not_fresh(files, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["unlink", "replace", "rename", "chmod"])
+@in_fiber
 def test_a_file_whose_name_or_mode_changed_is_not_fresh(files, tmp_path, change):
     path = tmp_path / "a.txt"
     load_and_keep(files, b"/a.txt")
@@ -70,6 +74,7 @@ def test_a_file_whose_name_or_mode_changed_is_not_fresh(files, tmp_path, change)
     assert files.fresh(b"/a.txt") is None
 
 
+@in_fiber
 def test_a_file_that_changed_a_moment_ago_is_not_kept(files, tmp_path):
     (tmp_path / "a.txt").write_text("new")
     file = files.load(b"/a.txt")
@@ -77,24 +82,27 @@ def test_a_file_that_changed_a_moment_ago_is_not_kept(files, tmp_path):
         pytest.skip("this machine was too slow to read the file while it was new")
     files.keep(b"/a.txt", file)
     assert files.fresh(b"/a.txt") is None
-    assert file.fd == -1
+    assert file.file.closed
 
 
+@in_fiber
 def test_an_old_entry_is_looked_up_anew(files, monkeypatch):
     load_and_keep(files, b"/a.txt")
     monkeypatch.setattr(files.limits, "age", 0.0)
     assert files.fresh(b"/a.txt") is None
 
 
+@in_fiber
 def test_a_file_in_use_is_closed_after_its_last_reader(files):
     file = load_and_keep(files, b"/a.txt")
     file.acquire()
     files.shrink(0)
-    assert file.fd >= 0
+    assert not file.file.closed
     file.release()
-    assert file.fd == -1
+    assert file.file.closed
 
 
+@in_fiber
 def test_the_cache_keeps_to_its_limits(tmp_path):
     for i in range(10):
         (tmp_path / f"{i}").write_text("x" * 50)
@@ -115,6 +123,7 @@ def test_the_cache_keeps_to_its_limits(tmp_path):
     files.close()
 
 
+@in_fiber
 def test_nothing_stays_open_after_close(files):
     before = len(os.listdir("/proc/self/fd"))
     load_and_keep(files, b"/a.txt")
@@ -122,6 +131,7 @@ def test_nothing_stays_open_after_close(files):
     assert len(os.listdir("/proc/self/fd")) == before - 1
 
 
+@in_fiber
 def test_a_large_file_is_not_read_into_memory(files, tmp_path):
     write(tmp_path / "big", "x" * 101)
     file = files.load(b"/big")
@@ -130,22 +140,26 @@ def test_a_large_file_is_not_read_into_memory(files, tmp_path):
     file.retire()
 
 
+@in_fiber
 def test_a_directory_without_its_slash_is_redirected(files):
     assert files.load(b"/dir") == Redirect(b"/dir/")
 
 
+@in_fiber
 def test_a_redirect_never_names_another_host(files, tmp_path):
     (tmp_path / "evil.example").mkdir()
     assert files.load(b"//evil.example") == Redirect(b"/evil.example/")
     assert files.load(b"//%2e/evil%2eexample") == Redirect(b"/evil.example/")
 
 
+@in_fiber
 def test_a_file_with_a_slash_behind_it_is_not_found(files):
     with pytest.raises(RequestError) as info:
         files.load(b"/a.txt/")
     assert info.value.status == 404
 
 
+@in_fiber
 def test_an_index_page_is_served_for_its_directory(files, tmp_path):
     (tmp_path / "dir" / "index.html").write_text("<p>hi")
     file = files.load(b"/dir/")
@@ -154,6 +168,7 @@ def test_an_index_page_is_served_for_its_directory(files, tmp_path):
     file.retire()
 
 
+@in_fiber
 def test_a_listing_has_what_can_be_served_and_nothing_else(files, tmp_path):
     (tmp_path / "dir" / "sub").mkdir()
     os.mkfifo(tmp_path / "dir" / "fifo")

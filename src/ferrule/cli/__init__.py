@@ -13,12 +13,14 @@ Below serve: http_server (connections, timeouts) → http_request (bytes → req
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 import ferrule
 from ferrule.cli import demo, doctor, serve
 from ferrule.cli.extras import MissingExtra
+from ferrule.runtime import BACKENDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.run is None:
         parser.print_help(sys.stderr)
         return 2
+    problem = None if args.run is doctor.run else _environment_problem()
+    if problem is not None:
+        print(f"ferrule: {problem}", file=sys.stderr)
+        return 2
     try:
         status: int = args.run(args)
         return status
@@ -46,3 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _environment_problem() -> str | None:
+    """What ferrule.run() would call a programming mistake, for which no program is to blame."""
+    backend = os.environ.get("FERRULE_BACKEND") or "auto"
+    if backend not in ("auto", *BACKENDS):
+        return f"FERRULE_BACKEND must be auto or one of {', '.join(BACKENDS)}; not {backend!r}"
+    return None

@@ -5,9 +5,7 @@ Who is cut off, and when, is in `ServerLimits`; docs/serve.md gives the reasons.
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import os
 import socket as std_socket
 import struct
 import sys
@@ -28,7 +26,8 @@ from ferrule.cli.http_request import (
     RequestReader,
     split_target,
 )
-from ferrule.cli.static_files import OpenFile, Page, Redirect, Resource, StaticFiles
+from ferrule.cli.static_files import OpenFile, Page, Redirect, StaticFiles
+from ferrule.fs import File
 from ferrule.net import Listener
 from ferrule.socket import socket
 
@@ -38,6 +37,7 @@ STREAM_BYTES = 256 * 1024  # a cached read of this size holds the loop up for 16
 LINGER_SECONDS = 1.0
 LINGER_BYTES = 1024 * 1024
 EXPIRE_SECONDS = 5.0
+ACCEPTORS = 8  # an accept takes a turn of the loop: one fiber alone would let a crowd wait long
 
 @dataclass(slots=True)
 class ServerLimits:
@@ -66,6 +66,7 @@ class HttpServer:
         self.stopping = False
         self.served = 0
         self._connections: set[Connection] = set()
+        self._accepting = 0  # fibers that wait for a connection
         self._changed = ferrule.Event()  # a connection ended
         self._prefixes: dict[tuple[int, int], bytes] = {}
         self._prefix_second = 0
@@ -81,13 +82,13 @@ class HttpServer:
         Closes the listener.  A switch and cancellation point.
         """
         with ferrule.TaskGroup() as group:
-            accepting = group.spawn(self._accept, listener, group)
-            expiring = group.spawn(self._expire_files)
+            helpers = [group.spawn(self._accept, listener, group) for _ in range(ACCEPTORS)]
+            helpers.append(group.spawn(self._expire_files))
             try:
                 stop.wait()
             finally:
-                accepting.cancel()
-                expiring.cancel()
+                for helper in helpers:
+                    helper.cancel()
                 listener.close()
             self._drain()
             group.cancel()
@@ -103,13 +104,23 @@ class HttpServer:
 
     def _accept(self, listener: Listener, group: ferrule.TaskGroup) -> None:
         # The listener itself rides out lost connections and a lack of descriptors.
-        for sock in listener:
+        while True:
+            self._wait_for_room()
+            self._accepting += 1
+            try:
+                sock = next(listener, None)
+            finally:
+                self._accepting -= 1
+            if sock is None:
+                return
             connection = Connection(self, sock)
             self._connections.add(connection)
             group.spawn(connection.run)
-            while self.crowded:
-                self._changed.clear()
-                self._changed.wait()
+
+    def _wait_for_room(self) -> None:
+        while len(self._connections) + self._accepting >= self.limits.connections:
+            self._changed.clear()
+            self._changed.wait()
 
     def _expire_files(self) -> None:
         while True:
@@ -300,7 +311,7 @@ class Connection:
         if file is not None:
             self._send_file(file, request, keep_alive)
             return
-        resource: Resource = ferrule.blocking(files.load, path)
+        resource = files.load(path)
         if isinstance(resource, OpenFile):
             resource.acquire()
             try:
@@ -406,17 +417,17 @@ class Connection:
         self._flush()
         file.acquire()
         try:
-            self._stream(file.fd, start, stop)
+            self._stream(file.file, start, stop)
         finally:
             file.release()
 
-    def _stream(self, fd: int, at: int, stop: int) -> None:
+    def _stream(self, file: File, at: int, stop: int) -> None:
         """Send part of a file.  If it shrank meanwhile the connection ends: the rest is missing."""
         progress = Progress(self._sock.fileno(), self._limits)
         buffer = memoryview(bytearray(min(STREAM_BYTES, stop - at)))
         self._set_timeout(self._limits.write_timeout)
         while at < stop:
-            count = read_at(fd, buffer[: stop - at], at)
+            count = file.readinto_at(buffer[: stop - at], at)
             if not count:
                 raise ConnectionAbortedError("the file became shorter while it was sent")
             at += count
@@ -473,18 +484,6 @@ class Progress:
         count: int
         (count,) = struct.unpack("i", fcntl.ioctl(self._fd, termios.TIOCOUTQ, b"\0\0\0\0"))
         return count
-
-
-def read_at(fd: int, buffer: memoryview, offset: int) -> int:
-    """pread into ``buffer``: at once when the data is cached, else on a worker thread."""
-    try:
-        return os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
-    except BlockingIOError:
-        pass
-    except OSError as exc:
-        if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise
-    return ferrule.blocking(os.preadv, fd, [buffer], offset)
 
 
 _NOT_ALLOWED = RequestError(HTTPStatus.METHOD_NOT_ALLOWED, "files here can only be read")

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from ferrule.cli.file_tree import find_beneath
+import ferrule
+from ferrule.cli.file_tree import stat_beneath
 
 ENTRIES_MAX = 10_000
 
@@ -49,40 +50,39 @@ class Entry:
     modified: float
 
 
-def list_directory(root: int, names: list[bytes], fd: int) -> tuple[list[Entry], bool]:
-    """What can be served from the open directory ``fd``, which lies at ``names`` below ``root``.
+def list_directory(root: int, names: list[bytes], directory: int) -> tuple[list[Entry], bool]:
+    """What can be served from the open ``directory``, which lies at ``names`` below ``root``.
 
     Directories first, then by name.  The second value: whether there was more than ENTRIES_MAX.
-    Blocks.
+    A switch and cancellation point.
     """
-    entries: list[Entry] = []
-    with os.scandir(fd) as found:
+    found, truncated = ferrule.blocking(_scan, directory)
+    entries = []
+    for name, status in found:
+        if stat.S_ISLNK(status.st_mode):
+            try:
+                status = stat_beneath(root, [*names, name])
+            except OSError:
+                continue  # broken, or it leads out
+        is_directory = stat.S_ISDIR(status.st_mode)
+        if is_directory or stat.S_ISREG(status.st_mode):
+            entries.append(Entry(name, is_directory, status.st_size, status.st_mtime))
+    entries.sort(key=lambda entry: (not entry.is_directory, entry.name.lower()))
+    return entries, truncated
+
+
+def _scan(directory: int) -> tuple[list[tuple[bytes, os.stat_result]], bool]:
+    """Names and statuses, links not followed.  Blocks."""
+    entries: list[tuple[bytes, os.stat_result]] = []
+    with os.scandir(directory) as found:
         for item in found:
             if len(entries) == ENTRIES_MAX:
-                return _sorted(entries), True
-            entry = _describe(root, names, item)
-            if entry is not None:
-                entries.append(entry)
-    return _sorted(entries), False
-
-
-def _describe(root: int, names: list[bytes], item: os.DirEntry[str]) -> Entry | None:
-    name = os.fsencode(item.name)
-    try:
-        status = item.stat(follow_symlinks=False)
-        if stat.S_ISLNK(status.st_mode):
-            target, status = find_beneath(root, [*names, name])
-            os.close(target)
-    except OSError:
-        return None  # gone, broken, or a link that leads out
-    is_directory = stat.S_ISDIR(status.st_mode)
-    if not is_directory and not stat.S_ISREG(status.st_mode):
-        return None
-    return Entry(name, is_directory, status.st_size, status.st_mtime)
-
-
-def _sorted(entries: list[Entry]) -> list[Entry]:
-    return sorted(entries, key=lambda entry: (not entry.is_directory, entry.name.lower()))
+                return entries, True
+            try:
+                entries.append((os.fsencode(item.name), item.stat(follow_symlinks=False)))
+            except OSError:
+                continue  # gone meanwhile
+    return entries, False
 
 
 def render_listing(names: list[bytes], entries: Iterable[Entry], *, truncated: bool) -> bytes:

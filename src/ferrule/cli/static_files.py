@@ -1,6 +1,6 @@
 """What a path of the served directory gives: a file, a redirect, a listing or an error.
 
-`StaticFiles.load` looks it up and blocks; `StaticFiles.fresh` answers from memory.
+`StaticFiles.load` looks it up on disk; `StaticFiles.fresh` answers from memory.
 
 The cache, in sentences.  An entry holds the open file, the header fields made for it and, up to
 `CacheLimits.body` bytes, its content.  On every use the open file's status is asked again (fstat:
@@ -26,6 +26,7 @@ from ferrule.cli.file_tree import open_beneath, open_root
 from ferrule.cli.http_request import RequestError, decode_path
 from ferrule.cli.listing import list_directory, render_listing
 from ferrule.cli.media_types import media_type
+from ferrule.fs import File
 
 INDEX_NAMES = (b"index.html", b"index.htm")
 SETTLED_NS = 20_000_000  # two ticks of the coarsest clock kernels stamp files with
@@ -76,17 +77,18 @@ class Page:
 class OpenFile:
     """A regular file, open, with the header fields it is served with.
 
-    Belongs to the loop's thread once it was loaded.  ``acquire`` and ``release`` count who reads
-    from the descriptor; ``retire`` closes it as soon as nobody does.
+    ``acquire`` and ``release`` count who reads from the file; ``retire`` closes it as soon as
+    nobody does.
     """
 
     __slots__ = (
-        "_retired", "_stamp", "_users", "body", "etag", "fd", "fields", "loaded", "modified",
+        "_retired", "_stamp", "_users", "body", "etag", "fields", "file", "loaded", "modified",
         "settled", "size", "whole",
     )
 
-    def __init__(self, fd: int, status: os.stat_result, name: str, body_max: int) -> None:
-        self.fd = fd
+    def __init__(self, file: File, status: os.stat_result, name: str, body_max: int) -> None:
+        """Take over ``file``; read it if it is small.  A switch and cancellation point."""
+        self.file = file
         self.loaded = time.monotonic()
         self._users = 0
         self._retired = False
@@ -94,42 +96,35 @@ class OpenFile:
         self.size = status.st_size
         self.body, sample = self._read(body_max)
         now = time.time_ns()
-        self.settled = now - status.st_ctime_ns > SETTLED_NS and self._stamp == _stamp(os.fstat(fd))
+        self.settled = now - status.st_ctime_ns > SETTLED_NS and self.is_unchanged()
         # A date in the future would make every later change invisible to If-Modified-Since.
         self.modified = min(int(status.st_mtime), now // 1_000_000_000)
         self.etag = b'"%x-%x-%x"' % (status.st_mtime_ns, self.size, status.st_ino)
-        complete = self.body is not None
+        kind = media_type(name, sample, complete=self.body is not None)
+        date = formatdate(self.modified, usegmt=True)
         self.fields = (
             b"Content-Type: %s\r\nLast-Modified: %s\r\nETag: %s\r\nAccept-Ranges: bytes\r\n"
-            % (
-                media_type(name, sample, complete=complete).encode(),
-                formatdate(self.modified, usegmt=True).encode(),
-                self.etag,
-            )
-            + _COMMON
-        )
+            % (kind.encode(), date.encode(), self.etag)
+        ) + _COMMON
         # All of the usual answer but its status line and date: one join, one send.
         self.whole = b"%sContent-Length: %d\r\n\r\n%s" % (self.fields, self.size, self.body or b"")
 
     def _read(self, body_max: int) -> tuple[bytes | None, bytes]:
         """The content if it is small, and enough of it to tell its encoding."""
         if self.size > body_max:
-            return None, os.pread(self.fd, SAMPLE_BYTES, 0)
-        body = b""
-        while len(body) <= body_max:
-            part = os.pread(self.fd, body_max + 1 - len(body), len(body))
-            if not part:
-                self.size = len(body)  # what was read is what is announced
-                return body, body
-            body += part
-        return None, body  # it grew meanwhile; what it had is streamed
+            return None, self.file.pread(SAMPLE_BYTES, 0)
+        body = self.file.pread(body_max + 1, 0)
+        if len(body) > body_max:
+            return None, body  # it grew meanwhile; what it had is streamed
+        self.size = len(body)  # what was read is what is announced
+        return body, body
 
     def is_unchanged(self) -> bool:
         """Whether the open file is still as it was read.  One system call that does not sleep."""
-        return _stamp(os.fstat(self.fd)) == self._stamp
+        return _stamp(os.fstat(self.file.fileno())) == self._stamp
 
     def acquire(self) -> None:
-        """Keep the descriptor open until `release`."""
+        """Keep the file open until `release`."""
         self._users += 1
 
     def release(self) -> None:
@@ -138,21 +133,13 @@ class OpenFile:
         self._close_unused()
 
     def retire(self) -> None:
-        """Close the descriptor as soon as nobody reads from it."""
+        """Close the file as soon as nobody reads from it."""
         self._retired = True
         self._close_unused()
 
     def _close_unused(self) -> None:
         if self._retired and not self._users:
-            self._close()
-
-    def _close(self) -> None:
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    # For one that was loaded for a fiber that had been cancelled meanwhile: nobody retires it.
-    __del__ = _close
+            self.file.close()
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
@@ -164,7 +151,7 @@ Resource = OpenFile | Redirect | Page
 
 
 class StaticFiles:
-    """The files of one directory.  Its methods belong to one thread, except `load`."""
+    """The files of one directory, for the fibers of one thread."""
 
     def __init__(self, path: str | os.PathLike[str], limits: CacheLimits | None = None) -> None:
         self.limits = limits or CacheLimits()
@@ -184,7 +171,7 @@ class StaticFiles:
         return entry
 
     def load(self, path: bytes) -> Resource:
-        """Look the path up on disk.  Blocks; any thread.  Raises RequestError."""
+        """Look the path up on disk.  Raises RequestError.  A switch and cancellation point."""
         names, is_directory = decode_path(path)
         try:
             return self._load(names, is_directory)
@@ -216,7 +203,7 @@ class StaticFiles:
             self._drop(path)
 
     def close(self) -> None:
-        """Close everything."""
+        """Close everything.  Needs no fiber."""
         self.shrink(0)
         if self._root >= 0:
             os.close(self._root)
@@ -228,42 +215,36 @@ class StaticFiles:
         entry.retire()
 
     def _load(self, names: list[bytes], is_directory: bool) -> Resource:
-        fd, status = open_beneath(self._root, names)
-        try:
-            if not stat.S_ISDIR(status.st_mode):
-                if is_directory:
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-                fd, file = -1, self._open_file(fd, names[-1])
-                return file
+        found, status = open_beneath(self._root, names)
+        if stat.S_ISREG(status.st_mode) and not is_directory:
+            return self._open_file(found, status, names[-1])
+        with found:
+            if stat.S_ISREG(status.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             if not is_directory:
                 return Redirect(_encode(names) + b"/")
-            return self._load_index(names) or self._list(names, fd)
-        finally:
-            if fd >= 0:
-                os.close(fd)
+            return self._load_index(names) or self._list(names, found)
 
     def _load_index(self, names: list[bytes]) -> OpenFile | None:
         for index in INDEX_NAMES:
             try:
-                fd, status = open_beneath(self._root, [*names, index])
+                file, status = open_beneath(self._root, [*names, index])
             except FileNotFoundError:
                 continue
             if stat.S_ISREG(status.st_mode):
-                return self._open_file(fd, index)
-            os.close(fd)
+                return self._open_file(file, status, index)
+            file.close()
         return None
 
-    def _open_file(self, fd: int, name: bytes) -> OpenFile:
+    def _open_file(self, file: File, status: os.stat_result, name: bytes) -> OpenFile:
         try:
-            # The descriptor's own status: the name's may be older.
-            status = os.fstat(fd)
-            return OpenFile(fd, status, name.decode("utf-8", "replace"), self.limits.body)
+            return OpenFile(file, status, name.decode("utf-8", "replace"), self.limits.body)
         except BaseException:
-            os.close(fd)
+            file.close()
             raise
 
-    def _list(self, names: list[bytes], fd: int) -> Page:
-        entries, truncated = list_directory(self._root, names, fd)
+    def _list(self, names: list[bytes], directory: File) -> Page:
+        entries, truncated = list_directory(self._root, names, directory.fileno())
         fields = (
             b"Content-Type: text/html; charset=utf-8\r\n"
             b"Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n"
