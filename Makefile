@@ -32,9 +32,9 @@ test: build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: build
-	$(BIN)/ruff check src tests bench examples
+	$(BIN)/ruff check $(wildcard src tests bench examples tools)
 	$(BIN)/mypy
-	$(BIN)/cython-lint src
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint src
 
 demo: build
 	$(BIN)/ferrule demo

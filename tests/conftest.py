@@ -19,6 +19,10 @@ import ferrule.runtime
 
 BACKENDS = ("uring",)
 SETTLE_SECONDS = 3.0
+# Of live objects: all zero when a run has ended.
+COUNTERS = (
+    "live_tasks", "idle_fibers", "slots_in_use", "operations_in_flight", "timers", "leaked"
+)
 
 
 def why_not(backend: Any) -> str | None:
@@ -77,11 +81,7 @@ def leaks(fds: dict[int, str], threads: set[str], schedulers: list[Any]) -> list
     found = []
     for scheduler in schedulers:
         statistics = scheduler.statistics()
-        for counter in (
-            "live_tasks", "idle_fibers", "slots_in_use", "operations_in_flight", "timers", "leaked"
-        ):
-            if statistics[counter]:
-                found.append(f"{statistics[counter]} {counter}")
+        found += [f"{statistics[name]} {name}" for name in COUNTERS if statistics[name]]
     found += [f"fd {fd}: {what}" for fd, what in open_fds().items() if fds.get(fd) != what]
     started = os_threads() - threads
     if started:

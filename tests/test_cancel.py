@@ -1,4 +1,4 @@
-"""Cancel scopes: nesting, shields, deadlines, redelivery, and what a cancellation must not break."""
+"""Cancel scopes: nesting, shields, deadlines, redelivery, and what must survive them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import ferrule
-from ferrule import Cancelled, CancelScope, Event
+from ferrule import Cancelled, CancelScope, Clock, Event
 
 Run = Callable[..., Any]
 
@@ -613,12 +613,12 @@ def test_many_nested_scopes_are_cancelled_from_the_outermost(run: Run) -> None:
             scope.__enter__()
         scopes[0].cancel()
         assert ferrule.cancel_requested()
-        try:
+        with pytest.raises(Cancelled) as info:
             ferrule.checkpoint()
-        except Cancelled as exc:
-            for scope in reversed(scopes[1:]):
-                assert not scope.__exit__(type(exc), exc, exc.__traceback__)
-            assert scopes[0].__exit__(type(exc), exc, exc.__traceback__)
+        left = (info.type, info.value, info.tb)
+        for scope in reversed(scopes[1:]):
+            assert not scope.__exit__(*left)
+        assert scopes[0].__exit__(*left)
         ferrule.checkpoint()
 
     run(main)
@@ -650,8 +650,8 @@ def test_calls_that_never_wait_are_no_cancellation_points(run: Run) -> None:
     [
         lambda: ferrule.sleep(100),
         lambda: ferrule.sleep_until(ferrule.now() + 100),
-        lambda: ferrule.sleep_until(ferrule.now(ferrule.Clock.REALTIME) + 100, ferrule.Clock.REALTIME),
-        lambda: ferrule.sleep_until(ferrule.now(ferrule.Clock.BOOTTIME) + 100, ferrule.Clock.BOOTTIME),
+        lambda: ferrule.sleep_until(ferrule.now(Clock.REALTIME) + 100, Clock.REALTIME),
+        lambda: ferrule.sleep_until(ferrule.now(Clock.BOOTTIME) + 100, Clock.BOOTTIME),
         lambda: Event().wait(),
         lambda: Event().wait(100),
         lambda: ferrule.Queue().get(),

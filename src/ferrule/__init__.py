@@ -6,7 +6,6 @@ plain blocking-looking calls of this package park only their fiber.
 
 from typing import TYPE_CHECKING
 
-from ferrule._core.raw_file import open
 from ferrule._core.scheduler import (
     Cancelled,
     CancelScope,
@@ -25,28 +24,60 @@ from ferrule._core.sync import Event, Lock, Queue, QueueShutDown
 from ferrule.clocks import Clock, now, sleep_until
 from ferrule.runtime import BackendUnavailable, Runtime, current_runtime, run
 from ferrule.tasks import TaskGroup, fail_after, move_on_after, shield
-from ferrule.workers import blocking
 
 if TYPE_CHECKING:
-    from ferrule import fs as fs
+    from ferrule import fs, ring, socket, ssl
+    from ferrule._core.raw_file import open
+    from ferrule.net import (
+        Listener,
+        connect_tcp,
+        connect_unix,
+        listen_tcp,
+        listen_unix,
+        serve,
+        serve_tcp,
+        udp_socket,
+        wait_readable,
+        wait_writable,
+    )
+    from ferrule.workers import blocking
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "BackendUnavailable", "CancelScope", "Cancelled", "Clock", "ConcurrencyUnavailable",
+    "DeadlockError", "Event", "Listener", "Lock", "Queue", "QueueShutDown", "Runtime", "Task",
+    "TaskGroup", "blocking", "cancel_requested", "checkpoint", "connect_tcp", "connect_unix",
+    "current_runtime", "current_task", "fail_after", "fs", "listen_tcp", "listen_unix",
+    "move_on_after", "no_switch", "now", "open", "ring", "run", "serve", "serve_tcp", "shield",
+    "sleep", "sleep_until", "socket", "spawn", "ssl", "udp_socket", "wait_readable",
+    "wait_writable", "yield_now",
+]
 
-_NET = (
-    "Listener", "connect_tcp", "connect_unix", "listen_tcp", "listen_unix", "serve", "serve_tcp",
-    "udp_socket", "wait_readable", "wait_writable",
-)
+# What costs time to import and not every program needs: modules, and the module of each name.
+_MODULES = ("fs", "ring", "socket", "ssl")
+_HOMES = {
+    "blocking": "ferrule.workers",
+    "open": "ferrule._core.raw_file",
+    **dict.fromkeys(
+        ("Listener", "connect_tcp", "connect_unix", "listen_tcp", "listen_unix", "serve",
+         "serve_tcp", "udp_socket", "wait_readable", "wait_writable"),
+        "ferrule.net",
+    ),
+}
 
 
 def __getattr__(name: str) -> object:
-    # Modules that cost time to import, and that not every program needs.
     import importlib
 
-    if name in ("fs", "socket", "ssl"):
+    if name in _MODULES:
         return importlib.import_module(f"ferrule.{name}")
-    if name in _NET:
-        value = getattr(importlib.import_module("ferrule.net"), name)
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'ferrule' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -152,7 +152,7 @@ class _Race:
 
     def __init__(self, host: str, port: int | str, local: Address, stagger: float) -> None:
         self.host, self.port, self.local, self.stagger = host, port, local, stagger
-        self.reports: Queue = Queue()
+        self.reports: Queue[Any] = Queue()
         self.waiting: dict[int, collections.deque[AddressInfo]] = {
             _low.AF_INET6: collections.deque(),
             _low.AF_INET: collections.deque(),

@@ -8,15 +8,15 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple
 
 from ferrule._core import scheduler as _scheduler
 
 if TYPE_CHECKING:
     from ferrule.workers import WorkerThreads
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 BACKENDS = ("uring", "kqueue", "epoll", "threads")
 Backend = Literal["auto", "uring", "kqueue", "epoll", "threads"]
@@ -77,20 +77,17 @@ class Runtime:
         self._scheduler.runtime = self
         self.worker_pools: dict[str, WorkerThreads] = {}
 
-    def run(self, main: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(self, main: Callable[[*Ts], T], /, *args: *Ts) -> T:
         """Run ``main(*args)`` as the first fiber; return its result.  See `ferrule.run`."""
-        if kwargs:
-            raise TypeError("run() passes positional arguments only: use functools.partial")
         with _Interrupts(self._scheduler):
             try:
-                result: T = self._scheduler.run(main, args)
+                return self._scheduler.run(main, args)
             except _scheduler.EngineUnavailable as exc:
                 raise BackendUnavailable(_why_unavailable(exc)) from exc
             finally:
                 if not self._scheduler.dead:  # after a fork its threads are the parent's
                     for pool in self.worker_pools.values():
                         pool.close()
-        return result
 
     def statistics(self) -> dict[str, Any]:
         """Counters: what is alive now (tasks, slots, timers) and what happened since the start."""
@@ -192,9 +189,9 @@ setattr(_Interrupts._interrupt, "ferrule_own", True)  # for the deadlock check  
 
 
 def run(
-    main: Callable[..., T],
+    main: Callable[[*Ts], T],
     /,
-    *args: Any,
+    *args: *Ts,
     backend: Backend = "auto",
     threads: int | None = None,
     max_fibers: int | None = None,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from ferrule._core.scheduler import Cancelled, CancelScope, GroupScope, Task, checkpoint
 from ferrule.clocks import now
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class TaskGroup:
@@ -34,16 +34,12 @@ class TaskGroup:
         self._scope = scope
         return self
 
-    def spawn(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]:
-        """Run ``fn(*args)`` in a fiber of this group.  ``name=`` names the task.  No switch point.
+    def spawn(self, fn: Callable[[*Ts], T], /, *args: *Ts, name: str | None = None) -> Task[T]:
+        """Run ``fn(*args)`` in a fiber of this group.  Not a switch point.
 
         In a group that is being cancelled the task is born cancelled.
         """
-        name = kwargs.pop("name", None)
-        if kwargs:
-            raise TypeError("spawn() passes positional arguments only: use functools.partial")
-        task: Task[T] = self._open_scope().spawn(fn, args, name)
-        return task
+        return self._open_scope().spawn(fn, args, name)
 
     def wait(self) -> None:
         """Wait until every task spawned so far has ended; the group stays open.
@@ -109,7 +105,7 @@ def _raise_failures(failures: list[BaseException]) -> None:
 
 
 def move_on_after(seconds: float) -> CancelScope:
-    """``with move_on_after(s) as scope:`` cancels the block after ``seconds`` and goes on behind it.
+    """``with move_on_after(s) as scope:`` cancels the block after ``seconds`` and goes on after it.
 
     ``scope.cancelled_caught`` tells whether it did.
     """

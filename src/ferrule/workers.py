@@ -10,13 +10,14 @@ import collections
 import contextvars
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from ferrule._core.scheduler import current_thread_scheduler
 from ferrule._core.sync import Waiter
 from ferrule.runtime import current_runtime
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 IDLE_SECONDS = 10.0
 BLOCKING_THREADS = 64
@@ -91,7 +92,7 @@ class WorkerThreads:
             self._busy.add(me)
             return self._jobs.popleft()
 
-    def call(self, fn: Callable[..., T], /, *args: Any) -> T:
+    def call(self, fn: Callable[[*Ts], T], /, *args: *Ts) -> T:
         """Run ``fn(*args)`` on a thread, park this fiber until it returns, and return its result.
 
         Always awaited: a cancellation comes at the caller's next point.  The caller's context
@@ -109,14 +110,8 @@ class WorkerThreads:
                 waiter.wake(outcome)
 
         self.submit(job)
-        returned, value = waiter.wait(cancellable=False)
-        if returned:
-            result: T = value
-            return result
-        try:
-            raise value
-        finally:
-            del value, waiter, job  # the traceback must not keep itself
+        result: T = _unpack(waiter.wait(cancellable=False))
+        return result
 
     def close(self) -> None:
         """End and join the idle threads.  One that is stuck in a call is left to its end."""
@@ -130,6 +125,16 @@ class WorkerThreads:
             thread.join()
 
 
+def _unpack(outcome: tuple[bool, Any]) -> Any:
+    returned, value = outcome
+    if returned:
+        return value
+    try:
+        raise value
+    finally:
+        del outcome, value  # its traceback refers to this frame
+
+
 def worker_threads(name: str, limit: int) -> WorkerThreads:
     """The current runtime's pool of that name, made at the first use."""
     pools = current_runtime().worker_pools
@@ -139,7 +144,7 @@ def worker_threads(name: str, limit: int) -> WorkerThreads:
     return pool
 
 
-def blocking(fn: Callable[..., T], /, *args: Any) -> T:
+def blocking(fn: Callable[[*Ts], T], /, *args: *Ts) -> T:
     """Run ``fn(*args)``, which really blocks, on an OS thread and park only this fiber.
 
     Returns what ``fn`` returns and raises what it raises.  ``fn`` is always awaited, also when the

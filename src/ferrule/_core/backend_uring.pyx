@@ -21,7 +21,7 @@ that had to wait, submitting and waiting go into one call.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.ref cimport PyObject, Py_INCREF
+from cpython.ref cimport Py_INCREF
 from libc.errno cimport (
     EAGAIN, EBUSY, EINTR, EINVAL, ENOMEM, errno,
 )
@@ -624,7 +624,6 @@ cdef class UringBackend(Backend):
     # ---- the end ----
 
     cdef int close(self) except -1:
-        cdef uring_sqe *sqe
         cdef int leaked
         if not self.is_open:
             return 0
@@ -647,14 +646,14 @@ cdef class UringBackend(Backend):
 
     cdef int _drain(self) except -1:
         # Numbered in the scheduler's shutdown: nothing is freed while the kernel may write to it.
-        cdef int tries
+        cdef int _try
         cdef uring_sqe *sqe = self._get_sqe()
         if sqe != NULL:
             sqe.opcode = URING_OP_ASYNC_CANCEL
             sqe.fd = -1
             sqe.op_flags = URING_CANCEL_ANY | URING_CANCEL_ALL
             sqe.user_data = NOBODY
-        for tries in range(50):
+        for _try in range(50):
             if not self.in_flight:
                 break
             self.completed = self.completed_tail = NULL

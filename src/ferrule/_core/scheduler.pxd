@@ -8,7 +8,7 @@ from ferrule._core.backend cimport Backend
 from ferrule._core.operation cimport op, slots, timer, timers
 
 
-cpdef enum TaskState:
+cdef enum TaskState:
     NEW         # never ran; may still go to any fiber
     READY       # in the ready queue
     RUNNING

@@ -12,16 +12,14 @@ made ready in a tick run before the next one (a batch), so I/O cannot starve nor
 Cancellation is level-triggered and lives in scopes.  A task is its own root scope.  `effective`
 is kept up to date downwards, so a cancellation point looks at one flag.
 """
-cimport cython
 from cpython.buffer cimport PyBuffer_Release
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_DECREF, Py_XDECREF
 from libc.errno cimport (
     EBADF, EINTR,
 )
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 from ferrule._core.backend cimport Backend
@@ -33,13 +31,12 @@ from ferrule._core.operation cimport (
 )
 
 import collections
-import concurrent.futures
-import contextvars
 import math
 import os
 import signal
 import sys
 import threading
+import types
 import weakref
 
 cdef extern from *:
@@ -124,7 +121,8 @@ cdef int64_t seconds_to_ns(object seconds, str what) except -1:
     try:
         s = seconds
     except TypeError:
-        raise TypeError(f"{what} must be a number of seconds, not {type(seconds).__name__}") from None
+        kind = type(seconds).__name__
+        raise TypeError(f"{what} must be a number of seconds, not {kind}") from None
     if math.isnan(s):
         raise ValueError(f"{what} must be a number of seconds, not NaN")
     if s < 0:
@@ -402,6 +400,8 @@ cdef class Task(CancelScope):
     def __init__(self):
         raise TypeError("tasks are made by ferrule.spawn() and TaskGroup.spawn()")
 
+    __class_getitem__ = classmethod(types.GenericAlias)
+
     def __enter__(self):
         raise TypeError("a task is no context manager: use TaskGroup")
 
@@ -452,7 +452,7 @@ cdef class Task(CancelScope):
         if self.outcome == RETURNED:
             return self.value
         if self.outcome == WAS_CANCELLED:
-            raise concurrent.futures.CancelledError(f"{self.name} was cancelled")
+            raise was_cancelled(self)
         try:
             raise self.value
         finally:
@@ -468,7 +468,7 @@ cdef class Task(CancelScope):
             self._wait(timeout)
         self.observed = True
         if self.outcome == WAS_CANCELLED:
-            raise concurrent.futures.CancelledError(f"{self.name} was cancelled")
+            raise was_cancelled(self)
         return self.value if self.outcome == RAISED else None
 
     cdef int _wait(self, object timeout) except -1:
@@ -588,6 +588,12 @@ cdef class Task(CancelScope):
 
     cdef int _report(self) except -1:
         return report_unraisable(self.value, self)
+
+
+cdef object was_cancelled(Task task):
+    # Imported here: it takes longer than the rest of this package.
+    from concurrent.futures import CancelledError
+    return CancelledError(f"{task.name} was cancelled")
 
 
 cdef class Joiners(Waitable):
@@ -990,7 +996,7 @@ cdef class Scheduler:
         return 0
 
     cdef int look_around(self) except -1:
-        """For fibers that compute: see deadlines and cancellations that came since the last tick."""
+        """For fibers that compute: see deadlines and cancellations since the last tick."""
         if fe_flag_take(&self.inbox_filled):
             self._empty_inbox()
         if self.heap.count:
@@ -1103,8 +1109,8 @@ cdef class Scheduler:
                 return node.when
 
     cdef int _empty_inbox(self) except -1:
-        cdef Py_ssize_t posted
-        for posted in range(len(self.inbox)):  # what is posted meanwhile comes next time
+        cdef Py_ssize_t _i
+        for _i in range(len(self.inbox)):  # what is posted meanwhile comes next time
             item = self.inbox.popleft()
             if isinstance(item, Task):
                 self.make_ready(<Task>item)
@@ -1532,7 +1538,7 @@ def checkpoint():
 
 
 def cancel_requested():
-    """Whether the next cancellation point would raise.  Neither a switch nor a cancellation point."""
+    """Whether the next cancellation point would raise.  Neither a switch nor such a point."""
     cdef Scheduler s = current_scheduler()
     cdef Task me = s.running()
     s.look_around()

@@ -787,6 +787,6 @@ def wait_ready(fd, int events, timeout=None):
 
 
 def report_unraisable(exc, where):
-    """Give an exception that nobody will see to sys.unraisablehook, with the object it came from."""
+    """Give an exception that nobody will see, and where it came from, to sys.unraisablehook."""
     PyErr_SetObject(type(exc), exc)
     PyErr_WriteUnraisable(where)

@@ -312,7 +312,7 @@ cdef class Queue:
         return True
 
     def get(self, bint block=True, timeout=None):
-        """Remove and return an item, waiting for it at most ``timeout`` seconds; then ``queue.Empty``.
+        """Remove and return an item, after waiting ``timeout`` seconds at most: ``queue.Empty``.
 
         QueueShutDown after `shutdown`, once the queue is empty.  With ``block`` a switch and
         cancellation point.
