@@ -1,7 +1,9 @@
 # File descriptors that only their fiber waits for; what raw files, fs.File and fs.Directory share.
+cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ferrule._core.scheduler cimport Descriptor, Scheduler
+from ferrule._core.sync cimport WaitList
 
 
 cdef extern from *:
@@ -26,6 +28,13 @@ cdef extern from *:
         uint32_t atime_ns, mtime_ns, ctime_ns
 
 
+@cython.final
+cdef class BulkTurns(WaitList):
+    cdef int free
+    cdef int take(self, Scheduler s) except -1
+    cdef int give(self) except -1
+
+
 cdef class Handle(Descriptor):
     cdef readonly object name     # the path as given, or the number
     cdef object __weakref__
@@ -35,6 +44,7 @@ cdef class Handle(Descriptor):
     cdef bint pristine            # nothing has moved the position since the open
     cdef bint read_now, write_now  # whether RWF_NOWAIT is worth a try
     cdef bint owned               # close() closes the number
+    cdef bint partial_counts      # a read that is cancelled half-way returns what it has
     cdef bint finishing           # inside close(): what is buffered must still get out
     cdef bint finalizing          # in the garbage collector: nothing may switch
 
@@ -46,6 +56,7 @@ cdef class Handle(Descriptor):
                            int64_t off) except? -4096
     cdef int64_t read_full(self, Scheduler s, object owner, char *buf, uint64_t n,
                            int64_t off) except? -4096
+    cdef object read_into(self, object buffer, int64_t off)
     cdef object read_rest(self, Scheduler s)
     cdef object read_bytes(self, Scheduler s, uint64_t n, int64_t off)
     cdef int64_t write_some(self, Scheduler s, object owner, const char *buf, uint64_t n,
@@ -62,6 +73,8 @@ cdef class Handle(Descriptor):
                                 uint64_t n, int64_t off) except? -4096
     cdef int64_t _write_in_place(self, const char *buf, uint64_t n, int64_t off) noexcept
     cdef int _wait_ready(self, Scheduler s, int events) except -1
+    cdef bint _is_bulk(self, uint64_t n) noexcept
+    cdef BulkTurns begin_bulk(self, Scheduler s, uint64_t n)
     cdef bint _must_not_wait(self, Scheduler s)
     cdef int _close_trait(self) noexcept
     cdef bint _may_switch(self, Scheduler s) noexcept

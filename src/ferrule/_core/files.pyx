@@ -41,8 +41,11 @@ from ferrule._core.operation cimport (
 from ferrule._core.scheduler cimport (
     Descriptor, Scheduler, Slot, Task, Waitable, current_scheduler, raise_error, scheduler_or_none,
 )
+from ferrule._core.sync cimport GRANTED, WaitList, grant
 
 import os
+
+from ferrule._core.scheduler import Cancelled
 
 cdef extern from "<errno.h>" nogil:
     int ECANCELED, EOPNOTSUPP
@@ -133,7 +136,8 @@ cdef extern from *:
 
 cdef enum:
     CHUNK = 256 * 1024          # copying it takes some 16 µs: what an inline attempt may hold up
-    WAIT_CHUNK = 1024 * 1024    # one read that waits for the disk
+    BULK = 1024 * 1024          # a transfer that is larger is moved by worker threads, taking turns
+    BULK_STEP = 4 * 1024 * 1024  # in steps, between which it can be cancelled
     GETDENTS_BYTES = 32 * 1024
     LINK_BYTES = 4096           # PATH_MAX: no link is longer
     IOV_MAX = 1024
@@ -372,6 +376,37 @@ cdef int fill_facts(int fd, file_facts *facts) noexcept nogil:
     return fe_facts_of_fstat(fd, facts)
 
 
+# ---- large transfers ----
+
+cdef class BulkTurns(WaitList):
+    """Which fibers may move much data at once: about as many as there are processors.
+
+    Each to its end before the next begins.  All at once they would share the disk as well, but
+    fault in all their memory first, finish together, and crowd out the loop with their threads.
+    """
+    def __cinit__(self):
+        self.free = max(2, min(8, len(os.sched_getaffinity(0))))
+
+    cdef int take(self, Scheduler s) except -1:
+        cdef Task me = s.about_to_wait()
+        if self.free:
+            self.free -= 1
+        else:
+            self.park(me, 0)
+        return 0
+
+    cdef int give(self) except -1:
+        cdef Task task = self.pop()
+        if task is None:
+            self.free += 1
+        else:
+            grant(task, GRANTED)
+        return 0
+
+    cdef str describe_wait(self, Task task):
+        return "its turn to move a large part of a file"
+
+
 # ---- descriptors of files ----
 
 cdef class Handle(Descriptor):
@@ -426,6 +461,20 @@ cdef class Handle(Descriptor):
 
     # -- transfers --
 
+    cdef bint _is_bulk(self, uint64_t n) noexcept:
+        # Cached or not: copying it would hold up the loop, and a thread costs little beside it.
+        return n > BULK and self.kind == S_IFREG
+
+    cdef BulkTurns begin_bulk(self, Scheduler s, uint64_t n):
+        """Wait for this transfer's turn, before its memory is allocated; None if it needs none."""
+        if not self._is_bulk(n) or self.finishing or self._must_not_wait(s):
+            return None
+        self.check_open()
+        if s.bulk_turns is None:
+            s.bulk_turns = BulkTurns()
+        (<BulkTurns>s.bulk_turns).take(s)
+        return <BulkTurns>s.bulk_turns
+
     cdef bint _must_not_wait(self, Scheduler s):
         return self.finalizing or s is None
 
@@ -438,7 +487,7 @@ cdef class Handle(Descriptor):
             self.check_open()
             s.checkpoint()
             self.pristine = False
-            if self.read_now:
+            if self.read_now and not self._is_bulk(n):
                 length = min(n, <uint64_t>CHUNK)
                 r = inject(s, OP_READ, &length)
                 if r == 0:
@@ -450,7 +499,7 @@ cdef class Handle(Descriptor):
                     self.read_now = False
                 elif r != -EAGAIN and r != -EINTR:
                     return r
-            r = self._wait_transfer(s, OP_READ, owner, buf, min(n, <uint64_t>WAIT_CHUNK), off)
+            r = self._wait_transfer(s, OP_READ, owner, buf, n, off)
             if r == -EAGAIN:
                 self._wait_ready(s, POLLIN)
             elif r != -EINTR:
@@ -469,6 +518,11 @@ cdef class Handle(Descriptor):
             slot.o.addr = <void *>buf
             slot.o.len = n
             slot.o.off = off
+            if self._is_bulk(n):
+                slot.o.len = min(n, <uint64_t>BULK_STEP)
+                slot.o.traits |= OP_IN_WORKER
+            elif kind == OP_READ:
+                slot.o.len = min(n, <uint64_t>CHUNK)  # the ring copies on the loop thread
             if self.kind != S_IFREG and not (
                     self.read_now if kind == OP_READ else self.write_now):
                 # A terminal: one that polls as ready may still block the ring's own attempt.
@@ -495,19 +549,26 @@ cdef class Handle(Descriptor):
         """From a regular file as much as there is; from others what one read gives."""
         cdef uint64_t done = 0
         cdef int64_t r
-        while True:
-            r = self.read_some(s, owner, buf + done, n - done, off if off < 0 else off + done)
-            if r < 0 and done == 0:
-                return r
-            if r > 0:
-                done += r
-            if r <= 0 or done == n or self.kind != S_IFREG:
-                return done
+        try:
+            while True:
+                r = self.read_some(s, owner, buf + done, n - done, off if off < 0 else off + done)
+                if r < 0 and done == 0:
+                    return r
+                if r > 0:
+                    done += r
+                if r <= 0 or done == n or self.kind != S_IFREG:
+                    return done
+        except Cancelled:
+            if done == 0 or not self.partial_counts:
+                raise
+            return done
 
     cdef object read_bytes(self, Scheduler s, uint64_t n, int64_t off):
-        cdef PyObject *data = fe_new_bytes(NULL, n)
+        cdef BulkTurns turns = self.begin_bulk(s, n)
+        cdef PyObject *data = NULL
         cdef int64_t r
         try:
+            data = fe_new_bytes(NULL, n)
             r = self.read_full(s, <object>data, PyBytes_AS_STRING(<object>data), n, off) if n else 0
             if r < 0:
                 self.fail(r)
@@ -516,10 +577,30 @@ cdef class Handle(Descriptor):
             return <object>data
         finally:
             Py_XDECREF(data)
+            if turns is not None:
+                turns.give()
+
+    cdef object read_into(self, object buffer, int64_t off):
+        cdef Py_buffer view
+        cdef BulkTurns turns = None
+        cdef Scheduler s = current_scheduler()
+        cdef int64_t n
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            turns = self.begin_bulk(s, view.len)
+            n = self.read_full(s, buffer, <char *>view.buf, view.len, off)
+        finally:
+            PyBuffer_Release(&view)
+            if turns is not None:
+                turns.give()
+        if n < 0:
+            self.fail(n)
+        return n
 
     cdef object read_rest(self, Scheduler s):
         """Everything up to the end, as bytes."""
-        cdef PyObject *data
+        cdef PyObject *data = NULL
+        cdef BulkTurns turns
         cdef file_facts facts
         cdef int64_t pos = 0, r
         cdef uint64_t room = 8192, done = 0
@@ -531,8 +612,9 @@ cdef class Handle(Descriptor):
                 pos = max(posix_lseek(self.fd, 0, SEEK_CUR), 0)
             if facts.size > pos:
                 room = facts.size - pos + 1  # one more shows the end without growing
-        data = fe_new_bytes(NULL, room)
+        turns = self.begin_bulk(s, room)
         try:
+            data = fe_new_bytes(NULL, room)
             while True:
                 r = self.read_some(s, <object>data, PyBytes_AS_STRING(<object>data) + done,
                                    room - done, HERE)
@@ -549,6 +631,8 @@ cdef class Handle(Descriptor):
             return <object>data
         finally:
             Py_XDECREF(data)
+            if turns is not None:
+                turns.give()
 
     cdef int64_t write_some(self, Scheduler s, object owner, const char *buf, uint64_t n,
                             int64_t off) except? -4096:
@@ -562,7 +646,7 @@ cdef class Handle(Descriptor):
             if not self.finishing:
                 s.checkpoint()
             self.pristine = False
-            if self.write_now:
+            if self.write_now and not self._is_bulk(n):
                 length = min(n, <uint64_t>CHUNK)
                 r = inject(s, OP_WRITE, &length)
                 if r == 0:
@@ -964,25 +1048,19 @@ cdef class File(Handle):
             self.fail(r)
         return 0
 
-    cdef object read_into(self, object buffer, int64_t offset):
-        cdef Py_buffer view
-        cdef int64_t n
-        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
-        try:
-            n = self.read_full(current_scheduler(), buffer, <char *>view.buf, view.len, offset)
-        finally:
-            PyBuffer_Release(&view)
-        self.done(n)
-        return n
-
     cdef object write_from(self, object data, int64_t offset):
         cdef Py_buffer view
+        cdef BulkTurns turns = None
+        cdef Scheduler s = current_scheduler()
         cdef int64_t n
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            n = self.write_full(current_scheduler(), data, <char *>view.buf, view.len, offset)
+            turns = self.begin_bulk(s, view.len)
+            n = self.write_full(s, data, <char *>view.buf, view.len, offset)
         finally:
             PyBuffer_Release(&view)
+            if turns is not None:
+                turns.give()
         self.done(n)
         return n
 

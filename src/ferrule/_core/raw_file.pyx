@@ -6,12 +6,12 @@ and has the mixin methods itself.
 """
 cimport cython
 from cpython.buffer cimport (
-    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+    PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
-from ferrule._core.files cimport Handle
+from ferrule._core.files cimport BulkTurns, Handle
 from ferrule._core.operation cimport OP_FTRUNCATE
 from ferrule._core.scheduler cimport Scheduler, current_scheduler, raise_error
 
@@ -79,17 +79,8 @@ cdef class RawFile(Handle):
 
         The buffer cannot be resized until this returns.  A switch and cancellation point.
         """
-        cdef Py_buffer view
-        cdef int64_t n
         self.check_readable()
-        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
-        try:
-            n = self.read_full(current_scheduler(), buffer, <char *>view.buf, view.len, -1)
-        finally:
-            PyBuffer_Release(&view)
-        if n < 0:
-            self.fail(n)
-        return n
+        return self.read_into(buffer, -1)
 
     def read(self, size=-1, /):
         """At most ``size`` bytes in one go, b"" at the end; all there is if negative or None."""
@@ -118,23 +109,44 @@ cdef class RawFile(Handle):
         return self.is_writable
 
     def write(self, data, /):
-        """Write bytes; how many were taken, which may be fewer.
+        """Write bytes; how many were taken: fewer only after an error or a cancellation half-way,
+        which comes up at the next call.
 
         A switch and cancellation point.
         """
         cdef Py_buffer view
-        cdef int64_t n
+        cdef BulkTurns turns = None
+        cdef Scheduler s
         self.check()
         if not self.is_writable:
             raise UnsupportedOperation("File not open for writing")
+        s = self.runtime()
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            n = self.write_some(self.runtime(), data, <char *>view.buf, view.len, -1)
+            turns = self.begin_bulk(s, view.len)
+            return self.write_counted(s, data, <char *>view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
-        if n < 0:
-            self.fail(n)
-        return n
+            if turns is not None:
+                turns.give()
+
+    cdef object write_counted(self, Scheduler s, object data, const char *buf, uint64_t n):
+        # What was written is reported whatever comes then: the buffer above would write it again.
+        cdef uint64_t done = 0
+        cdef int64_t r
+        try:
+            while True:
+                r = self.write_some(s, data, buf + done, n - done, -1)
+                if r < 0 and done == 0:
+                    self.fail(r)
+                if r > 0:
+                    done += r
+                if r <= 0 or done == n:
+                    return done
+        except Cancelled:
+            if done == 0:
+                raise
+            return done
 
     def flush(self):
         """Nothing: the file is unbuffered."""
@@ -361,6 +373,7 @@ cdef RawFile open_raw(Scheduler s, object file, int flags, str mode, bint closef
     raw.is_readable = access != O_WRONLY
     raw.is_writable = access != O_RDONLY
     raw.is_seekable = -1
+    raw.partial_counts = True
     if isinstance(file, int):
         raw.owned = False  # a number that turns out bad is not ours to close
         raw.adopt(file, flags)

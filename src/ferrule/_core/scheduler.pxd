@@ -150,6 +150,7 @@ cdef class Scheduler:
     cdef readonly uint64_t switches, ticks, spawned
     cdef readonly uint32_t leaked
     cdef dict faults
+    cdef object bulk_turns       # of files.pyx: who may move much data
 
     cdef int make_ready(self, Task task) except -1
     cdef Task next_task(self)
