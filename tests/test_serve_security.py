@@ -367,9 +367,9 @@ def test_a_client_that_reads_by_drops_is_cut_off(server):
                 break
             if not part:
                 break
-            time.sleep(0.1)
+            time.sleep(0.06)
         else:
-            pytest.fail("a client taking 500 bytes a second was served for 25 s")
+            pytest.fail("a client taking 800 bytes a second was served for 25 s")
 
 
 # ---- limits on connections and requests ----
