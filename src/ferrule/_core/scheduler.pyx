@@ -217,7 +217,8 @@ cdef class CancelScope(Timed):
 
     def __exit__(self, kind, exc, tb):
         cdef Task me = self.task
-        if me is None or me.scope is not self or me.scheduler.current is not me:
+        if (me is None or me.scope is not self or me.scheduler is not scheduler_or_none()
+                or me.scheduler.current is not me):
             raise RuntimeError("cancel scopes must be left in the reverse order of entering, "
                                "by the task that entered")
         self.leave()
@@ -691,7 +692,7 @@ cdef Scheduler current_scheduler():
 # ---- the loop ----
 
 cdef class Scheduler:
-    def __cinit__(self, Backend backend, max_fibers=None):
+    def __cinit__(self, Backend backend not None, max_fibers=None):
         memset(&self.table, 0, sizeof(self.table))
         self.table.stride = sizeof(Slot)
         self.backend = backend

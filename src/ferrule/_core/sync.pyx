@@ -256,12 +256,14 @@ cdef class Queue:
     """
     # While somebody waits for an item there is none, and nobody waits for room.
 
-    def __init__(self, Py_ssize_t maxsize=0):
-        self.maxsize = maxsize
+    def __cinit__(self, *args, **kwargs):
         self.items = collections.deque()
         self.getters = ItemWaiters()
         self.putters = RoomWaiters()
         self.joiners = JoinWaiters()
+
+    def __init__(self, Py_ssize_t maxsize=0):
+        self.maxsize = maxsize
 
     __class_getitem__ = classmethod(types.GenericAlias)
 
@@ -440,12 +442,13 @@ cdef class Waiter(Waitable):
         ``timeout`` is in seconds; TimeoutError when it passes.  A switch point, and with
         ``cancellable`` a cancellation point; a wake-up that came wins over both.
         """
-        cdef Scheduler s = self.home
+        cdef Scheduler s = current_scheduler()
         cdef Task me = s.running()
         cdef WakeReason reason
         cdef int64_t deadline = deadline_after(timeout)
-        if s is not current_scheduler() or self.task is not None:
-            raise RuntimeError("only the fiber that made a Waiter waits for it, once at a time")
+        if s is not self.home or self.task is not None:
+            raise RuntimeError("only a fiber of the runtime that made a Waiter waits for it, "
+                               "and only one")
         if not self.woken:
             if cancellable:
                 s.about_to_wait()

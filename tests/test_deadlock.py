@@ -1,0 +1,227 @@
+"""Every fiber waits and nothing can wake one: said, with names, and cleaned up."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import ferrule
+from ferrule import DeadlockError, Event, Lock, Queue
+
+Run = Callable[..., Any]
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.parametrize(
+    ("wait", "words"),
+    [
+        (lambda: Event().wait(), "an Event"),
+        (lambda: Queue().get(), "an item of a Queue"),
+        (lambda: full_queue().put(1), "room in a Queue"),
+        (lambda: full_queue().join(), "the end of the work in a Queue"),
+        (lambda: locked_twice(), "a Lock held by main"),
+        (lambda: ferrule.spawn(Event().wait, name="dawdler").join(), "the end of dawdler"),
+        (lambda: group_of_one(), "the tasks of its group"),
+    ],
+)
+def test_a_deadlock_names_who_waits_for_what(
+    run: Run, wait: Callable[[], Any], words: str
+) -> None:
+    with pytest.raises(DeadlockError) as info:
+        run(wait)
+    assert f"main waits for {words}" in str(info.value)
+
+
+def full_queue() -> Queue[int]:
+    queue: Queue[int] = Queue(1)
+    queue.put_nowait(1)
+    return queue
+
+
+def locked_twice() -> None:
+    lock = Lock()
+    lock.acquire()
+    lock.acquire()
+
+
+def group_of_one() -> None:
+    with ferrule.TaskGroup() as group:
+        group.spawn(Event().wait)
+
+
+def test_two_locks_taken_in_opposite_order(run: Run) -> None:
+    def main() -> None:
+        first, second = Lock(), Lock()
+
+        def take(a: Lock, b: Lock) -> None:
+            with a:
+                ferrule.sleep(0.001)
+                with b:
+                    pass
+
+        with ferrule.TaskGroup() as group:
+            group.spawn(take, first, second, name="adam")
+            group.spawn(take, second, first, name="berta")
+
+    with pytest.raises(DeadlockError) as info:
+        run(main)
+    assert "adam waits for a Lock held by berta" in str(info.value)
+    assert "berta waits for a Lock held by adam" in str(info.value)
+
+
+def test_the_fibers_of_a_deadlock_run_their_finally(run: Run) -> None:
+    cleaned: list[str] = []
+
+    def body(name: str) -> None:
+        try:
+            Event().wait()
+        finally:
+            with ferrule.shield():
+                ferrule.sleep(0.001)
+            cleaned.append(name)
+
+    def main() -> None:
+        for name in "ab":
+            ferrule.spawn(body, name)
+        body("main")
+
+    with pytest.raises(DeadlockError):
+        run(main)
+    assert sorted(cleaned) == ["a", "b", "main"]
+
+
+def test_a_shielded_deadlock_is_ended_too(run: Run) -> None:
+    cleaned: list[str] = []
+
+    def body(name: str) -> None:
+        try:
+            with ferrule.shield():
+                Event().wait()
+        finally:
+            cleaned.append(name)
+
+    def main() -> None:
+        ferrule.spawn(body, "child")
+        body("main")
+
+    with pytest.raises(DeadlockError):
+        run(main)
+    assert sorted(cleaned) == ["child", "main"]
+
+
+def test_a_deadlock_in_every_cleanup_still_ends(run: Run) -> None:
+    depth = 0
+
+    def main() -> None:
+        nonlocal depth
+        try:
+            with ferrule.shield():
+                Event().wait()
+        finally:
+            depth += 1
+            if depth < 10:
+                main()
+
+    with pytest.raises(DeadlockError) as info:
+        run(main)
+    assert depth == 10
+    assert not getattr(info.value, "__notes__", [])
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda: ferrule.sleep(0.05),
+        lambda: Event().wait(timeout=0.05),
+        lambda: Queue().join(),
+        lambda: in_time(0.05),
+        lambda: ferrule.blocking(threading.Event().wait, 0.05),
+        lambda: ferrule.sleep_until(
+            ferrule.now(ferrule.Clock.REALTIME) + 0.05, ferrule.Clock.REALTIME
+        ),
+    ],
+)
+def test_what_will_end_by_itself_is_no_deadlock(run: Run, wait: Callable[[], Any]) -> None:
+    run(wait)
+
+
+def in_time(seconds: float) -> None:
+    with ferrule.move_on_after(seconds):
+        Event().wait()
+
+
+def test_a_stale_timer_does_not_hide_a_deadlock(run: Run) -> None:
+    def main() -> None:
+        event = Event()
+        ferrule.spawn(event.set)
+        assert event.wait(timeout=3600)  # its timer stays armed
+        Event().wait()
+
+    with pytest.raises(DeadlockError):
+        run(main)
+
+
+def test_an_infinite_deadline_does_not_hide_a_deadlock(run: Run) -> None:
+    def main() -> None:
+        with ferrule.move_on_after(float("inf")):
+            Event().wait()
+
+    with pytest.raises(DeadlockError):
+        run(main)
+
+
+def test_a_foreign_thread_might_still_wake_a_fiber(run: Run) -> None:
+    def main() -> None:
+        event = Event()
+        thread = threading.Thread(target=lambda: (threading.Event().wait(0.1), event.set()))
+        thread.start()
+        assert event.wait()
+        thread.join()
+
+    run(main)
+
+
+def test_a_thread_that_ends_without_waking_anybody_leaves_the_deadlock_to_the_watchdog(
+    run: Run,
+) -> None:
+    def main() -> None:
+        thread = threading.Thread(target=threading.Event().wait, args=(0.05,))
+        thread.start()
+        ended = ferrule.spawn(ferrule.blocking, thread.join)
+        with ferrule.move_on_after(0.3) as scope:
+            Event().wait()
+        assert scope.cancelled_caught
+        ended.result()
+
+    run(main)
+
+
+def test_a_run_in_a_thread_is_not_alone(run: Run) -> None:
+    def main() -> None:
+        event = Event()
+
+        def elsewhere() -> None:
+            ferrule.run(event.wait)  # this thread's main may wake it
+
+        call = ferrule.spawn(ferrule.blocking, elsewhere)
+        ferrule.sleep(0.05)
+        event.set()
+        call.result()
+
+    run(main)
+
+
+def test_the_exception_of_a_cleanup_is_the_deadlocks_context(run: Run) -> None:
+    def main() -> None:
+        try:
+            Event().wait()
+        finally:
+            raise ValueError("while cleaning up")
+
+    with pytest.raises(DeadlockError) as info:
+        run(main)
+    assert isinstance(info.value.__context__, ValueError)
