@@ -220,9 +220,7 @@ def operations(folder: Path) -> Iterator[Operation]:
         {
             "inline": rename(os.rename),
             "ring": rename(lambda a, b: perform_row("renameat", path=a, path2=b)),
-            "worker": rename(
-                lambda a, b: perform_row("renameat", path=a, path2=b, in_worker=True)
-            ),
+            "worker": rename(lambda a, b: perform_row("renameat", path=a, path2=b, in_worker=True)),
         },
     )
     cold = folder / "cold"
@@ -276,8 +274,11 @@ def main() -> None:
         for operation in operations(folder):
             medians = measure(operation)
             cells = [cell(medians, way) for way in ("inline", "ring", "worker")]
-            other = [f"{w}: {cell(medians, w)}" for w in operation.ways
-                     if w not in ("inline", "ring", "worker")]
+            other = [
+                f"{w}: {cell(medians, w)}"
+                for w in operation.ways
+                if w not in ("inline", "ring", "worker")
+            ]
             print(f"| {operation.name} | {' | '.join(cells)} | {', '.join(other)} |", flush=True)
     finally:
         shutil.rmtree(folder)

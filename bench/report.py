@@ -20,6 +20,7 @@ DOCS = ROOT / "docs" / "BENCHMARKS.md"
 PLOTS = ROOT / "docs" / "benchmarks"
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = ("ferrule", "greenlet", "uvloop", "gevent", "trio", "anyio", "aiofiles", "aiohttp")
+BUSY_PERCENT = 10  # from here on, what others do decides more than what is measured
 FIELDS_OF_PROC_STAT = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 
 Document = dict[str, Any]
@@ -211,12 +212,22 @@ def case_table(found: Document, case: str) -> str:
     return table(header, lines)
 
 
+def doubt(found: Document) -> str:
+    """Say why a run's figures prove nothing, if so."""
+    if found["quick"]:
+        return "quick run"
+    weather = found["weather"]
+    busy = weather["others_percent"] + weather["stolen_percent"] > BUSY_PERCENT
+    return "busy machine" if busy else ""
+
+
 def conditions(found: Document) -> str:
     """Say in one line where and under what load the figures were taken."""
     where, weather = found["machine"], found["weather"]
-    quick = "**Quick run, not for comparison.** " if found["quick"] else ""
+    doubts = doubt(found)
+    warning = f"**{doubts.capitalize()}: these figures prove nothing.** " if doubts else ""
     return (
-        f"{quick}{found['rounds']} rounds, {where['date']}, commit {where['commit']}, "
+        f"{warning}{found['rounds']} rounds, {where['date']}, commit {where['commit']}, "
         f"{where['python']}, Linux {where['kernel']}, {where['cpus']} × {where['processor']}; "
         f"other programs used {weather['others_percent']:g} % of the machine, "
         f"its host {weather['stolen_percent']:g} %."
@@ -238,7 +249,7 @@ def targets_table(documents: Sequence[Document]) -> str:
             f"{found['title']}: {target['measure']}",
             target["required"],
             "" if target["reached"] is None else reached(target),
-            words[target["pass"]],
+            words[target["pass"]] + (f" ({doubt(found)})" if doubt(found) else ""),
         ]
         for found in documents
         for target in found["targets"]

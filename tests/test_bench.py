@@ -125,3 +125,16 @@ def test_the_docs_have_a_place_for_every_benchmark() -> None:
     for name in NAMES:
         assert load(name).name == name
         text = report.put_between_markers(text, name, "")
+
+
+@pytest.mark.parametrize(("others", "quick", "mark"), [
+    (2.0, False, "pass |"),
+    (30.0, False, "pass (busy machine) |"),
+    (2.0, True, "pass (quick run) |"),
+])  # fmt: skip
+def test_a_verdict_of_a_doubtful_run_says_so(others: float, quick: bool, mark: str) -> None:
+    which = benchmark(targets=[Target("case", "peer", at_least=2.0)])
+    weather = {"others_percent": others, "stolen_percent": 0.0}
+    found = report.document(which, rows_of(which), Settings(3, quick), weather)
+    assert report.targets_table([found]).endswith(mark)
+    assert report.conditions(found).startswith("**") is (mark != "pass |")
