@@ -150,6 +150,8 @@ class socket(SocketCore):
     def listen(self, backlog: int = 128) -> None:
         """See socket.listen.  Not a switch point."""
         self._sock.listen(backlog)
+        self._sock.setblocking(False)  # accept tries before it waits
+        self._tries_accept = True
 
     def accept(self) -> tuple[socket, Address]:
         """(socket, address) of the next connection; see socket.accept."""

@@ -269,6 +269,8 @@ int64_t op_try_send(int fd, const void *buf, uint64_t len, int flags) {
                           flags | MSG_DONTWAIT | MSG_NOSIGNAL));
 }
 
+int64_t op_try_accept(struct op *o) { return try_accept(o); }
+
 /* -EAGAIN: not in the page cache; -EOPNOTSUPP: this file cannot tell. */
 int64_t op_try_read(int fd, void *buf, uint64_t len, int64_t off) {
     struct iovec iov = {.iov_base = buf, .iov_len = len < MAX_LEN ? len : MAX_LEN};

@@ -78,6 +78,8 @@ extern const struct op_row op_rows[OP_KINDS];
 /* recv(2) and send(2) that never block, for the attempts made before an operation is queued. */
 int64_t op_try_recv(int fd, void *buf, uint64_t len, int flags);
 int64_t op_try_send(int fd, const void *buf, uint64_t len, int flags);
+/* The listener must be O_NONBLOCK: accept has no flag that says so for one call. */
+int64_t op_try_accept(struct op *o);
 int64_t op_try_read(int fd, void *buf, uint64_t len, int64_t off);
 int64_t op_try_write(int fd, const void *buf, uint64_t len, int64_t off);
 int64_t op_try_readv(int fd, const struct iovec *iov, int count, int64_t off);

@@ -127,6 +127,7 @@ cdef extern from "operation.h" nogil:
 
     int64_t op_try_recv(int fd, void *buf, uint64_t len, int flags)
     int64_t op_try_send(int fd, const void *buf, uint64_t len, int flags)
+    int64_t op_try_accept(op *o)
     int64_t op_try_read(int fd, void *buf, uint64_t len, int64_t off)
     int64_t op_try_write(int fd, const void *buf, uint64_t len, int64_t off)
     int64_t op_try_readv(int fd, const iovec *iov, int count, int64_t off)

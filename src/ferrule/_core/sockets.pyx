@@ -23,7 +23,7 @@ from libc.string cimport memcpy, memset
 
 from ferrule._core.operation cimport (
     OP_ACCEPT, OP_CONNECT, OP_MAY_BLOCK, OP_POLL, OP_PROVIDED_BUFFER, OP_RECV, OP_RECVMSG, OP_SEND,
-    OP_SENDFILE, OP_SENDMSG, op_try_read, op_try_recv, op_try_send, sockaddr_storage,
+    OP_SENDFILE, OP_SENDMSG, op_try_accept, op_try_read, op_try_recv, op_try_send, sockaddr_storage,
 )
 from ferrule._core.scheduler cimport (
     Descriptor, Scheduler, Slot, Task, Waitable, current_scheduler, deadline_after,
@@ -105,6 +105,7 @@ cdef class SocketCore(Descriptor):
     cdef public object _sock     # the standard library's socket: it owns the descriptor
     cdef int64_t timeout_ns      # -1: none; 0: never wait
     cdef bint is_stream          # no message boundaries, which a short buffer would cut
+    cdef public bint _tries_accept   # a listener that is O_NONBLOCK
     cdef bint large_reads        # the last read filled its buffer
     cdef bint sending            # one send in flight, or the order of bytes is lost
     cdef list send_queue
@@ -538,7 +539,7 @@ cdef class SocketCore(Descriptor):
         cdef int64_t result
         s.about_to_wait()
         self.check_open()
-        if self.timeout_ns == 0:
+        if self.timeout_ns == 0 and not self._tries_accept:
             self._poll_now(POLLIN)
         slot = s.take_slot(OP_ACCEPT, self.fd)
         try:
@@ -546,12 +547,30 @@ cdef class SocketCore(Descriptor):
             slot.o.out_len = sizeof(slot.o.out.addr)
             slot.o.addr2 = &slot.o.out_len
             slot.o.flags = SOCK_CLOEXEC
-            result = self._perform_nonblocking(s, slot, POLLIN, self._deadline())
+            result = self._try_accept(s, slot) if self._tries_accept else -EAGAIN
+            if result == -EAGAIN:
+                slot.o.out_len = sizeof(slot.o.out.addr)
+                result = self._perform_nonblocking(s, slot, POLLIN, self._deadline())
             if result < 0:
                 raise_error(result)
             return result, address_of(slot)
         finally:
             s.give_slot(slot)
+
+    cdef int64_t _try_accept(self, Scheduler s, Slot *slot) except? -4096:
+        # So that one fiber takes a burst of connections in one turn of the loop.
+        cdef int64_t result
+        cdef uint64_t unused = 0
+        while True:
+            result = s.inject(OP_ACCEPT, &unused) if s.faults is not None else 0
+            if result == 0:
+                result = op_try_accept(&slot.o)
+            if result == -EAGAIN and self.timeout_ns == 0:
+                raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
+            if result >= 0:
+                s.spend_budget()
+            if result != -EINTR:
+                return result
 
     def _poll_now(self, int events):
         import select
