@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import signal
 import threading
 from collections.abc import Callable
@@ -211,6 +213,14 @@ def test_an_object_that_was_never_initialised_does_not_crash(run: Run, kind: typ
                     task.exception()
 
     run(main)
+
+
+@pytest.mark.parametrize("make", [Event, Lock, Queue, CancelScope])
+def test_what_waits_cannot_be_copied_or_pickled(make: Callable[[], Any]) -> None:
+    with pytest.raises(TypeError):
+        pickle.dumps(make())
+    with pytest.raises(TypeError):
+        copy.copy(make())
 
 
 def test_threads_may_look_at_tasks_and_scopes(run: Run) -> None:
