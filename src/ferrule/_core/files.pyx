@@ -585,7 +585,11 @@ cdef class Handle(Descriptor):
         cdef BulkTurns turns = None
         cdef Scheduler s = current_scheduler()
         cdef int64_t n
-        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        except BufferError:
+            raise TypeError("the argument must be a read-write bytes-like object, not "
+                            f"{type(buffer).__name__}") from None
         try:
             turns = self.begin_bulk(s, view.len)
             n = self.read_full(s, buffer, <char *>view.buf, view.len, off)

@@ -35,6 +35,7 @@ cdef extern from "<unistd.h>" nogil:
     int posix_isatty "isatty"(int fd)
 
 cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object o)
     int PySys_Audit(const char *event, const char *fmt, ...) except -1
 
 # builtins.open takes the block size, 4 KiB on most file systems.  A write costs a change of thread
@@ -54,6 +55,8 @@ cdef class RawFile(Handle):
     cdef bint is_readable, is_writable
     cdef int is_seekable         # -1: not known yet
     cdef readonly bint closefd
+    cdef bint muted              # close() is being called on a file that nobody else holds
+    cdef bint wrapped            # a buffer of ours is above and will close it
 
     cdef int fail(self, int64_t result) except -1:
         return raise_error(result)
@@ -109,10 +112,10 @@ cdef class RawFile(Handle):
         return self.is_writable
 
     def write(self, data, /):
-        """Write bytes; how many were taken: fewer only after an error or a cancellation half-way,
-        which comes up at the next call.
+        """Write bytes; how many were taken.
 
-        A switch and cancellation point.
+        Fewer only after an error or a cancellation half-way, which comes up at the next call.  A
+        switch and cancellation point.
         """
         cdef Py_buffer view
         cdef BulkTurns turns = None
@@ -226,16 +229,18 @@ cdef class RawFile(Handle):
     def _dealloc_warn(self, source):
         # The buffer above calls this when the collector closes it, before it flushes.
         self.finalizing = True
-        if self.fd >= 0 and self.owned:
+        if self.fd >= 0 and self.owned and not self.muted:
             warnings.warn(f"unclosed file {source!r}", ResourceWarning, source=source)
 
     def __del__(self):
-        if self.fd >= 0 and self.owned and not self.closing:
+        # The collector may call this before it closes the buffer above, which still has to flush.
+        if not self.wrapped and self.fd >= 0 and self.owned and not self.closing:
             self._dealloc_warn(self)
             self.shut()
 
     def __enter__(self):
-        self.check()
+        if self.fd < 0 or self.closing:
+            raise ValueError("I/O operation on closed file.")
         return self
 
     def __exit__(self, *exc):
@@ -299,25 +304,43 @@ cdef class CloseFully:
     It must not keep the file alive (a cycle would leave closing to the collector), and a weak
     reference is dead by the time the collector closes the file; so it borrows, and `Tether`, which
     lives in the file's __dict__ and nowhere else, tells it when that has gone.
+
+    In open(...).close() the file is dropped as soon as this has been looked up; then the collector
+    closes it first.  One holder more than usual shows that, and keeps the warning away.
     """
     cdef PyObject *file
     cdef RawFile raw
+    cdef CloseFully upper        # of the text layer above
+    cdef int holders             # of this object while the collector calls it
+    cdef bint closing
 
     def __call__(self):
         """Flush and close the file.  Never a cancellation point."""
         if self.file == NULL:
             return
         file = <object>self.file
-        before = self.raw.finishing
-        self.raw.finishing = True
+        before = self.raw.finishing, self.closing
+        self.raw.finishing = self.closing = True
         try:
+            if file._finalizing and not before[1]:
+                self.raw.muted = Py_REFCNT(self) > self.holders
+                if self.upper is not None and not self.upper.closing:
+                    self.flush_upper()
             type(file).close(file)
         except Cancelled:
             # A pipe or terminal that would have had to wait: it is closed, what is left is lost,
             # and the next cancellation point raises again.
             pass
         finally:
-            self.raw.finishing = before
+            self.raw.finishing, self.closing = before
+
+    cdef int flush_upper(self) except -1:
+        # In a cycle the collector takes the lower layer first; the text above would be lost.
+        try:
+            self.upper()
+        except Exception:
+            pass  # it was detached
+        return 0
 
 
 @cython.internal
@@ -329,15 +352,16 @@ cdef class Tether:
             self.held.file = NULL
 
 
-cdef int close_fully(object file, RawFile raw) except -1:
+cdef CloseFully close_fully(object file, RawFile raw):
     cdef CloseFully closer = CloseFully.__new__(CloseFully)
     cdef Tether tether = Tether.__new__(Tether)
     closer.file = <PyObject *>file
     closer.raw = raw
+    closer.holders = 3  # the __dict__, the tether, the caller
     tether.held = closer
     file._ferrule_tether = tether
     file.close = closer
-    return 0
+    return closer
 
 
 cdef tuple parse_mode(str mode):
@@ -406,6 +430,7 @@ def open(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None,
     cdef Scheduler s = current_scheduler()
     cdef RawFile raw
     cdef Py_ssize_t size
+    cdef CloseFully closer = None
     cdef bint text, line_buffering = False
     if not isinstance(file, int):
         file = os.fspath(file)
@@ -442,21 +467,19 @@ def open(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None,
             size = BUFFER_SIZE
         if size == 0:
             return raw
-        result = buffer_of(raw, size)
+        if not raw.is_writable:
+            result = BufferedReader(raw, size)
+        else:
+            result = BufferedRandom(raw, size) if raw.is_readable else BufferedWriter(raw, size)
+            closer = close_fully(result, raw)
+        raw.wrapped = True
         if text:
             result = TextIOWrapper(result, encoding, errors, newline, line_buffering)
             result.mode = mode
-            if raw.is_writable:
-                close_fully(result, raw)
+            if closer is not None:
+                closer.upper = close_fully(result, raw)
+                closer.upper.holders += 1
         return result
     except BaseException:
         result.close()
         raise
-
-
-cdef object buffer_of(RawFile raw, Py_ssize_t size):
-    if not raw.is_writable:
-        return BufferedReader(raw, size)
-    buffered = BufferedRandom(raw, size) if raw.is_readable else BufferedWriter(raw, size)
-    close_fully(buffered, raw)
-    return buffered
