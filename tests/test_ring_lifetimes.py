@@ -250,6 +250,119 @@ def test_user_data_freed_by_a_completion_may_use_the_ring():
             ring.submit()
 
 
+class Meddling:
+    """A file whose conversion to a descriptor runs `action`."""
+
+    def __init__(self, fd, action):
+        self.fd, self.action = fd, action
+
+    def fileno(self):
+        self.action()
+        return self.fd
+
+
+def test_argument_whose_conversion_submits_disturbs_nothing():
+    with clean_ring() as ring, open("/dev/zero", "rb") as zero:
+        buffer = bytearray(b"*" * 4)
+        ring.prep_nop("before")
+        ring.prep_read(Meddling(zero.fileno(), ring.submit), buffer, 0, user_data="read")
+        assert results(finish(ring, 2)) == {"before": 0, "read": 4}
+        assert buffer == bytes(4)
+
+
+def test_argument_whose_conversion_closes_the_ring_raises():
+    ring = Ring(8)
+    buffer = bytearray(4)
+    with pytest.raises(ValueError, match="closed ring"):
+        ring.prep_read(Meddling(0, ring.close), buffer)
+    with pytest.raises(ValueError, match="closed ring"):
+        ring.prep_readv(0, [buffer, buffer])
+    buffer.append(1)  # nothing is exported any more
+
+
+def test_conversion_that_submits_an_sqe_being_prepared_again_raises():
+    with clean_ring() as ring:
+        buffer = bytearray(4)
+        sqe = ring.get_sqe("x").prep_nop()
+        with pytest.raises(RuntimeError, match="was submitted"):
+            sqe.prep_read(Meddling(0, ring.submit), buffer)
+        buffer.append(1)
+        assert finish(ring)[0].res == 0
+
+
+class Closing:
+    """Closes a ring when it is freed."""
+
+    def __init__(self, ring):
+        self.ring = ring
+
+    def __del__(self):
+        self.ring.close()
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda ring: ring.copy_cqes(),
+        lambda ring: ring.cq_advance(4),
+        lambda ring: ring.cqe_seen(ring.peek_cqe()),
+        lambda ring: ring.copy_cqe(),
+        lambda ring: ring.close(),
+    ],
+)
+def test_ring_closed_by_the_end_of_its_own_operation_is_left_alone(take):
+    ring = Ring(8)
+    ring.prep_nop("first")
+    ring.prep_nop(Closing(ring))
+    ring.prep_nop(Closing(ring))
+    ring.prep_nop("last")
+    ring.submit()
+    take(ring)
+    while not ring.closed:
+        ring.copy_cqes()
+
+
+def test_ring_closed_by_a_skipped_completion_is_left_alone():
+    ring = Ring(8)
+    ring.prep_nop(Closing(ring)).flags = SqeFlags.CQE_SKIP_SUCCESS
+    ring.prep_nop()
+    ring.submit()
+    assert ring.cq_ready() == 0
+    assert ring.closed
+
+
+def test_ring_closed_by_a_signal_handler_ends_the_wait():
+    ring = Ring(8)
+    before = signal.signal(signal.SIGALRM, lambda *_: ring.close())
+    try:
+        ring.prep_timeout(30)
+        signal.setitimer(signal.ITIMER_REAL, 0.03)
+        with pytest.raises(ValueError, match="closed ring"):
+            ring.submit_and_wait(1)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_ring_cannot_be_used_by_what_its_close_frees():
+    ring = Ring(8)
+    caught = []
+
+    class Late:
+        def __del__(self):
+            try:
+                ring.prep_nop()
+                ring.submit()
+            except ValueError as error:
+                caught.append(str(error))
+
+    ring.prep_nop(Late())
+    ring.prep_timeout(30, user_data=Late())
+    ring.submit()
+    ring.prep_nop(Late())
+    ring.close()
+    assert caught == ["operation on a closed ring"] * 3
+
+
 # ---- the end of a ring ------------------------------------------------------------------------
 
 

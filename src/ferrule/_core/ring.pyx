@@ -189,6 +189,7 @@ cdef class Ring:
     cdef uint32_t epoch
     cdef unsigned long thread
     cdef bint opened
+    cdef bint unusable               # not open yet, being closed, or closed
     cdef bint bound                  # only `thread` may use it
     cdef bint cancel_each            # close() must name every operation (before Linux 5.19)
     cdef int waiters                 # threads inside a blocking enter
@@ -203,6 +204,7 @@ cdef class Ring:
 
     def __cinit__(self):
         self.r.fd = -1
+        self.unusable = True
         self.free_slot = NO_SLOT
         self.epoch = fork_epoch
         self.groups = {}
@@ -266,6 +268,7 @@ cdef class Ring:
             self.release()
             raise RuntimeError("the kernel set up a ring whose queues contradict its parameters")
         self.opened = True
+        self.unusable = False
         self.epoch = fork_epoch
         self.thread = PyThread_get_thread_ident()
         # With R_DISABLED the issuer is whoever enables it.
@@ -278,7 +281,7 @@ cdef class Ring:
     # ---- state ---------------------------------------------------------------------------
 
     cdef inline int check(self) except -1:
-        if self.r.fd < 0 or self.epoch != fork_epoch:
+        if self.unusable or self.epoch != fork_epoch:
             self.refuse_dead()
         if self.bound and PyThread_get_thread_ident() != self.thread:
             self.refuse_thread()
@@ -384,20 +387,26 @@ cdef class Ring:
         self.in_use += 1
         return op
 
-    # End an operation.  Dropping references may run any code, so the slot is dead before and
-    # becomes free only after.
+    # End an operation.  Dropping references may run any code, so it comes last, when the slot is
+    # free and not looked at any more.
     cdef void vacate(self, Operation *op) noexcept:
-        op.live = False
-        op.generation = (op.generation + 1) & 0x7fffffff
-        self.in_use -= 1
+        cdef PyObject *user_data = op.user_data
+        cdef Operation old
+        cdef bint holds = (op.exported or op.block != NULL or op.file != NULL
+                           or op.group != NULL or op.views != NULL)
+        if holds:
+            old = detach(op)
         self.hidden -= op.hidden
-        op.hidden = op.direct = False
+        op.user_data = NULL
+        op.live = op.hidden = op.direct = False
         op.opcode = URING_OP_NOP
-        release_memory(op)
-        if op.user_data != NULL:
-            drop(&op.user_data)
+        op.generation = (op.generation + 1) & 0x7fffffff
         op.next_free = self.free_slot
         self.free_slot = op.index
+        self.in_use -= 1
+        if holds:
+            release_memory(&old)
+        Py_XDECREF(user_data)
 
     cdef inline void hide(self, Operation *op, bint hidden) noexcept:
         self.hidden += hidden
@@ -441,11 +450,14 @@ cdef class Ring:
             return self.handed_out - <uint32_t>(self.r.sqe_tail - self.r.sqe_head)
         return self.handed_out - ring_sq_ready(&self.r)
 
-    cdef inline SQE acquire(self, object user_data, bint provisional):
-        cdef SQE sqe
+    # An SQE object without a place in the queue: its prep_ method takes one.
+    cdef inline SQE blank(self):
+        cdef SQE sqe = SQE.__new__(SQE)
+        sqe.owner = self
+        return sqe
+
+    cdef inline int bind(self, SQE sqe) except -1:
         self.check()
-        # Every allocation comes first: it may run the GC, and so anybody's code.
-        sqe = SQE.__new__(SQE)
         if self.free_slot == NO_SLOT:
             self.grow()
         sqe.raw = ring_get_sqe(&self.r)
@@ -453,37 +465,19 @@ cdef class Ring:
             raise SubmissionQueueFull(
                 f"the submission queue is full ({self.r.sq_entries} entries): submit() first")
         sqe.op = self.occupy()
-        sqe.owner = self
         sqe.key = sqe.raw.user_data = self.key(sqe.op)
         sqe.sequence = self.handed_out
-        sqe.untouched = True
-        sqe.provisional = provisional
         self.handed_out += 1
-        if user_data is not None:
-            Py_INCREF(user_data)
-            sqe.op.user_data = <PyObject *>user_data
-        return sqe
-
-    cdef void take_back(self, SQE sqe) noexcept:
-        if self.r.fd < 0 or self.epoch != fork_epoch or sqe.sequence < self.consumed():
-            return
-        if sqe.sequence + 1 == self.handed_out and self.r.sqe_head != self.r.sqe_tail:
-            self.r.sqe_tail -= 1
-            self.handed_out -= 1
-            self.vacate(sqe.op)
-        else:
-            # Something was queued behind it: let it pass unseen.
-            release_memory(sqe.op)
-            memset(sqe.raw, 0, sizeof(uring_sqe))
-            sqe.raw.user_data = sqe.key
-            self.hide(sqe.op, True)
+        return 0
 
     def get_sqe(self, user_data=None):
         """The next free SQE, zeroed: a no-op until one of its prep_ methods is called.
 
         Raises SubmissionQueueFull when submit() has to be called first.
         """
-        return self.acquire(user_data, False)
+        cdef SQE sqe = self.blank()
+        self.bind(sqe)
+        return sqe.tag(user_data)
 
     def submit(self):
         """Hand every queued SQE to the kernel.  Returns how many it took.
@@ -541,40 +535,40 @@ cdef class Ring:
             raise enter_error(taken)
         return taken
 
-    # Submit `pending` and wait for `wait_nr` completions.  The kernel reports a signal or a
+    # Submit `pending` and wait for `wait_nr` completions.  Submitting keeps the GIL, for much is
+    # done at once; only a wait that finds too few lets go of it.  The kernel reports a signal or a
     # timeout only when it submitted nothing, so both are looked at after every return.
     cdef object wait(self, uint32_t pending, uint32_t wait_nr, uint32_t flags, int64_t deadline):
-        cdef uint32_t submitted = 0, ready
+        cdef uint32_t submitted = 0
         cdef uring_timespec ts
         cdef uring_timespec *limit = NULL
-        cdef int64_t left
+        cdef int64_t left = 0
         cdef int taken
+        self.check()
         wait_nr = min(wait_nr, self.r.cq_entries)
-        flags |= URING_ENTER_GETEVENTS
-        while True:
-            ready = self.ready()
-            if pending == 0 and ready >= wait_nr:
+        if self.r.setup_flags & URING_SETUP_SQPOLL and not flags:
+            submitted = pending  # its thread is awake and takes them
+        elif pending or flags:
+            taken = ring_enter(&self.r, pending, 0, flags | URING_ENTER_GETEVENTS, NULL)
+            if taken < 0:
+                raise enter_error(taken)
+            submitted = taken
+            if submitted < pending:
                 return submitted
+        while self.ready() < wait_nr:
             if deadline != NEVER:
                 left = max(deadline - fe_monotonic_ns(), 0)
                 ts.tv_sec = left // 1_000_000_000
                 ts.tv_nsec = left % 1_000_000_000
                 limit = &ts
-            if ready >= wait_nr:
-                taken = ring_enter(&self.r, pending, wait_nr, flags, limit)
-            else:
-                taken = self.block(pending, wait_nr, flags, limit)
+            taken = self.block(0, wait_nr, URING_ENTER_GETEVENTS, limit)
             if taken < 0 and taken != -EINTR and taken != -ETIME:
                 raise enter_error(taken)
             PyErr_CheckSignals()
-            if taken >= 0:
-                submitted += taken
-                if <uint32_t>taken < pending:
-                    return submitted
-                pending = 0
-                flags &= ~URING_ENTER_SQ_WAKEUP
+            self.check()  # a signal handler may have closed it
             if limit != NULL and (taken == -ETIME or left == 0):
-                return submitted
+                break
+        return submitted
 
     cdef int block(self, uint32_t pending, uint32_t wait_nr, uint32_t flags,
                    uring_timespec *limit):
@@ -618,7 +612,7 @@ cdef class Ring:
         cdef uring_cqe held
         cdef uint32_t i, n, head, keep, mask = self.r.cq_mask
         cdef uring_cqe *cqes = self.r.cqes
-        while True:
+        while not self.unusable:
             head = self.r.cq_khead[0]
             n = ring_cq_ready(&self.r)
             keep = i = head + n
@@ -635,6 +629,7 @@ cdef class Ring:
             # May run any code, which may take completions itself: look again afterwards.
             for i in range(n):
                 self.settle(&taken[i], self.find(taken[i].user_data))
+        return 0
 
     # Whether the kernel holds completions back until it is entered.
     cdef inline bint must_enter(self) noexcept:
@@ -651,22 +646,21 @@ cdef class Ring:
             raise enter_error(result)
         return 0
 
-    # A CQE for the caller; the operation is not ended by it.
-    cdef CQE describe(self, uring_cqe *raw, Operation *op):
-        cdef CQE cqe = CQE.__new__(CQE)
+    # Fill a CQE for the caller; the operation is not ended by it.
+    cdef inline void describe(self, CQE cqe, uring_cqe *raw, Operation *op) noexcept:
         cqe.res = raw.res
         cqe.flags = raw.flags
         if op == NULL:
-            cqe.user_data = raw.user_data & MESSAGE_MAX
-            return cqe
+            cqe.message_data = raw.user_data & MESSAGE_MAX
+            cqe.is_message = True
+            return
         cqe.opcode = op.opcode
         if op.user_data != NULL:
-            cqe.user_data = <object>op.user_data
+            cqe.given = <object>op.user_data
         if op.block != NULL and not raw.flags & URING_CQE_F_MORE:
             cqe.block = <bytes>op.block
         if raw.flags & URING_CQE_F_BUFFER and op.group != NULL:
             (<BufferRing>op.group).taken(raw.flags >> URING_CQE_BUFFER_SHIFT)
-        return cqe
 
     # The bookkeeping of a completion that was taken out of the queue.
     cdef inline void settle(self, uring_cqe *raw, Operation *op) noexcept:
@@ -676,24 +670,25 @@ cdef class Ring:
             self.completed += 1
             self.vacate(op)
 
+    # Making a CQE may run the GC, and ending an operation may run its user_data's __del__: code
+    # that may use this ring, or close it.  Nothing found before is trusted after.
     cdef int deliver(self, uring_cqe *raw, list out) except -1:
-        cdef Operation *op = self.find(raw.user_data)
-        if self.concealed(raw):
-            self.settle(raw, op)
-            return 0
-        try:
-            out.append(self.describe(raw, op))
-        finally:
-            self.settle(raw, op)
-        return 1
+        cdef Operation *op
+        cdef CQE cqe
+        if not self.concealed(raw):
+            cqe = CQE.__new__(CQE)
+            op = self.find(raw.user_data)
+            self.describe(cqe, raw, op)
+            out.append(cqe)
+        self.settle(raw, self.find(raw.user_data))
+        return 0
 
-    # Copied out and the head moved before any Python object is made: making one may run the GC,
-    # and with it code that uses this ring.
+    # Copied out, and the head moved, before any of that can happen.
     cdef int drain(self, list out, uint32_t limit) except -1:
         cdef uring_cqe batch[BATCH]
         cdef uint32_t i, n
         limit = min(limit, ring_cq_ready(&self.r))
-        while limit:
+        while limit and not self.unusable:
             n = ring_copy_cqes(&self.r, batch, min(limit, BATCH))
             self.taken_out += n
             limit -= n
@@ -704,8 +699,9 @@ cdef class Ring:
                     i += 1
             except BaseException:
                 # No memory for a CQE: its operation has ended, and so have those behind it.
-                for i in range(i + 1, n):
+                while i < n:
                     self.settle(&batch[i], self.find(batch[i].user_data))
+                    i += 1
                 raise
         return 0
 
@@ -748,10 +744,10 @@ cdef class Ring:
 
     cdef CQE front(self):
         cdef uring_cqe raw
-        cdef CQE cqe
+        cdef CQE cqe = CQE.__new__(CQE)
         if self.ready():
             raw = self.r.cqes[self.r.cq_khead[0] & self.r.cq_mask]
-            cqe = self.describe(&raw, self.find(raw.user_data))
+            self.describe(cqe, &raw, self.find(raw.user_data))
             cqe.peeked = True
             cqe.position = self.taken_out
             return cqe
@@ -760,7 +756,8 @@ cdef class Ring:
     cdef void advance(self, uint32_t count) noexcept:
         cdef uring_cqe raw
         for _ in range(count):
-            ring_copy_cqes(&self.r, &raw, 1)
+            if self.unusable or ring_copy_cqes(&self.r, &raw, 1) == 0:
+                return
             self.taken_out += 1
             self.settle(&raw, self.find(raw.user_data))
 
@@ -828,122 +825,122 @@ cdef class Ring:
 
     def prep_nop(self, user_data=None):
         """SQE.prep_nop on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_nop()
+        return self.blank().prep_nop().tag(user_data)
 
     def prep_read(self, file, buffer, long long offset=-1, *, user_data=None):
         """SQE.prep_read on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_read(file, buffer, offset)
+        return self.blank().prep_read(file, buffer, offset).tag(user_data)
 
     def prep_write(self, file, buffer, long long offset=-1, *, user_data=None):
         """SQE.prep_write on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_write(file, buffer, offset)
+        return self.blank().prep_write(file, buffer, offset).tag(user_data)
 
     def prep_readv(self, file, buffers, long long offset=-1, unsigned int flags=0,
                    *, user_data=None):
         """SQE.prep_readv on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_readv(file, buffers, offset, flags)
+        return self.blank().prep_readv(file, buffers, offset, flags).tag(user_data)
 
     def prep_writev(self, file, buffers, long long offset=-1, unsigned int flags=0,
                     *, user_data=None):
         """SQE.prep_writev on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_writev(file, buffers, offset, flags)
+        return self.blank().prep_writev(file, buffers, offset, flags).tag(user_data)
 
     def prep_fsync(self, file, unsigned int flags=0, *, user_data=None):
         """SQE.prep_fsync on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_fsync(file, flags)
+        return self.blank().prep_fsync(file, flags).tag(user_data)
 
     def prep_openat(self, dfd, path, int flags=0, unsigned int mode=0o666, *, user_data=None):
         """SQE.prep_openat on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_openat(dfd, path, flags, mode)
+        return self.blank().prep_openat(dfd, path, flags, mode).tag(user_data)
 
     def prep_close(self, file, *, user_data=None):
         """SQE.prep_close on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_close(file)
+        return self.blank().prep_close(file).tag(user_data)
 
     def prep_statx(self, dfd, path, int flags=0, unsigned int mask=0xfff, *, user_data=None):
         """SQE.prep_statx on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_statx(dfd, path, flags, mask)
+        return self.blank().prep_statx(dfd, path, flags, mask).tag(user_data)
 
     def prep_accept(self, file, int flags=0, *, user_data=None):
         """SQE.prep_accept on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_accept(file, flags)
+        return self.blank().prep_accept(file, flags).tag(user_data)
 
     def prep_multishot_accept(self, file, int flags=0, *, user_data=None):
         """SQE.prep_multishot_accept on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_multishot_accept(file, flags)
+        return self.blank().prep_multishot_accept(file, flags).tag(user_data)
 
     def prep_connect(self, file, address, *, user_data=None):
         """SQE.prep_connect on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_connect(file, address)
+        return self.blank().prep_connect(file, address).tag(user_data)
 
     def prep_recv(self, file, buffer, int flags=0, *, user_data=None):
         """SQE.prep_recv on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_recv(file, buffer, flags)
+        return self.blank().prep_recv(file, buffer, flags).tag(user_data)
 
     def prep_recv_multishot(self, file, group, int flags=0, *, user_data=None):
         """SQE.prep_recv_multishot on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_recv_multishot(file, group, flags)
+        return self.blank().prep_recv_multishot(file, group, flags).tag(user_data)
 
     def prep_send(self, file, buffer, int flags=0, *, user_data=None):
         """SQE.prep_send on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_send(file, buffer, flags)
+        return self.blank().prep_send(file, buffer, flags).tag(user_data)
 
     def prep_sendmsg(self, file, buffers, ancdata=(), int flags=0, address=None, *, user_data=None):
         """SQE.prep_sendmsg on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_sendmsg(file, buffers, ancdata, flags, address)
+        return self.blank().prep_sendmsg(file, buffers, ancdata, flags, address).tag(user_data)
 
     def prep_recvmsg(self, file, buffers, Py_ssize_t ancbufsize=0, int flags=0, *, user_data=None):
         """SQE.prep_recvmsg on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_recvmsg(file, buffers, ancbufsize, flags)
+        return self.blank().prep_recvmsg(file, buffers, ancbufsize, flags).tag(user_data)
 
     def prep_poll_add(self, file, unsigned int mask, *, user_data=None):
         """SQE.prep_poll_add on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_poll_add(file, mask)
+        return self.blank().prep_poll_add(file, mask).tag(user_data)
 
     def prep_poll_multishot(self, file, unsigned int mask, *, user_data=None):
         """SQE.prep_poll_multishot on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_poll_multishot(file, mask)
+        return self.blank().prep_poll_multishot(file, mask).tag(user_data)
 
     def prep_poll_remove(self, target, *, user_data=None):
         """SQE.prep_poll_remove on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_poll_remove(target)
+        return self.blank().prep_poll_remove(target).tag(user_data)
 
     def prep_poll_update(self, target, unsigned int mask, bint multishot=True, *, user_data=None):
         """SQE.prep_poll_update on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_poll_update(target, mask, multishot)
+        return self.blank().prep_poll_update(target, mask, multishot).tag(user_data)
 
     def prep_cancel(self, target=None, unsigned int flags=0, opcode=None, *, user_data=None):
         """SQE.prep_cancel on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_cancel(target, flags, opcode)
+        return self.blank().prep_cancel(target, flags, opcode).tag(user_data)
 
     def prep_cancel64(self, uint64_t key, unsigned int flags=0, *, user_data=None):
         """SQE.prep_cancel64 on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_cancel64(key, flags)
+        return self.blank().prep_cancel64(key, flags).tag(user_data)
 
     def prep_cancel_fd(self, file, unsigned int flags=0, opcode=None, *, user_data=None):
         """SQE.prep_cancel_fd on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_cancel_fd(file, flags, opcode)
+        return self.blank().prep_cancel_fd(file, flags, opcode).tag(user_data)
 
     def prep_timeout(self, seconds, unsigned int count=0, unsigned int flags=0, *, user_data=None):
         """SQE.prep_timeout on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_timeout(seconds, count, flags)
+        return self.blank().prep_timeout(seconds, count, flags).tag(user_data)
 
     def prep_timeout_remove(self, target, unsigned int flags=0, *, user_data=None):
         """SQE.prep_timeout_remove on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_timeout_remove(target, flags)
+        return self.blank().prep_timeout_remove(target, flags).tag(user_data)
 
     def prep_timeout_update(self, target, seconds, unsigned int flags=0, *, user_data=None):
         """SQE.prep_timeout_update on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_timeout_update(target, seconds, flags)
+        return self.blank().prep_timeout_update(target, seconds, flags).tag(user_data)
 
     def prep_link_timeout(self, seconds, unsigned int flags=0, *, user_data=None):
         """SQE.prep_link_timeout on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_link_timeout(seconds, flags)
+        return self.blank().prep_link_timeout(seconds, flags).tag(user_data)
 
     def prep_msg_ring(self, target, unsigned int res, uint64_t data, unsigned int flags=0,
                       *, user_data=None):
         """SQE.prep_msg_ring on the next free SQE, with `user_data`."""
-        return self.acquire(user_data, True).prep_msg_ring(target, res, data, flags)
+        return self.blank().prep_msg_ring(target, res, data, flags).tag(user_data)
 
     # ---- what is set up once and used by many operations (io_uring_register)
 
@@ -1118,7 +1115,7 @@ cdef class Ring:
         drained in time keeps its memory for ever (statistics().leaked).  Closing twice is fine.
         """
         cdef int64_t end
-        if self.r.fd < 0:
+        if self.unusable:
             return
         if self.epoch != fork_epoch:
             self.release()
@@ -1133,6 +1130,10 @@ cdef class Ring:
             return
         cdef uring_timespec ts = timespec_of(timeout, "timeout")
         end = fe_monotonic_ns() + ts.tv_sec * 1_000_000_000 + ts.tv_nsec
+        if self.unusable:
+            return  # the conversion of `timeout` closed it
+        # What ends now may run any code; none of it may use the ring.
+        self.unusable = True
         self.forget_queued()
         self.reap()
         while self.in_use and self.push_out(end):
@@ -1228,6 +1229,7 @@ cdef class Ring:
         cdef bint inherited = self.epoch != fork_epoch
         if self.r.fd < 0:
             return
+        self.unusable = True
         if inherited:
             # Neither the mappings nor the descriptor are ours, and nothing writes to this copy.
             self.r.fd = -1

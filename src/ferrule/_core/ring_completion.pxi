@@ -160,13 +160,19 @@ cdef class CQE:
     flags       CqeFlags bits, the buffer id in the upper half
     opcode      of the operation (Op); Op.NOP for a message
     """
-    cdef readonly object user_data
+    cdef object given
     cdef bytes block
     cdef readonly int32_t res
     cdef readonly uint32_t flags
     cdef readonly uint8_t opcode
+    cdef bint is_message
     cdef bint peeked
-    cdef uint64_t position
+    cdef uint64_t position           # of a peeked one
+    cdef uint64_t message_data
+
+    @property
+    def user_data(self):
+        return self.message_data if self.is_message else self.given
 
     @property
     def ok(self):

@@ -24,19 +24,32 @@ cdef void drop(PyObject **reference) noexcept:
     Py_XDECREF(held)
 
 
+cdef void release_views(Py_buffer *views, uint32_t count) noexcept:
+    cdef uint32_t i
+    if views != NULL:
+        for i in range(count):
+            PyBuffer_Release(&views[i])
+        PyMem_Free(views)
+
+
+# Take everything but user_data away from an operation, to be released later.
+cdef Operation detach(Operation *op) noexcept:
+    cdef Operation old = op[0]
+    op.block = op.file = op.group = NULL
+    op.views = NULL
+    op.nviews = 0
+    op.exported = False
+    return old
+
+
 # Give back everything but user_data.
 cdef void release_memory(Operation *op) noexcept:
-    cdef uint32_t i
-    cdef Py_buffer *views
     if op.exported:
         op.exported = False
         PyBuffer_Release(&op.view)
     if op.views != NULL:
-        views = op.views
+        release_views(op.views, op.nviews)
         op.views = NULL
-        for i in range(op.nviews):
-            PyBuffer_Release(&views[i])
-        PyMem_Free(views)
         op.nviews = 0
     if op.block != NULL:
         drop(&op.block)
@@ -58,6 +71,27 @@ cdef int export_buffer(object source, Py_buffer *view, bint writable) except -1:
         raise TypeError(f"a read-write bytes-like object is required, not "
                         f"{type(source).__name__!r}") from None
     return 0
+
+
+# Export every buffer and write an iovec for each.  NULL for an empty list.
+cdef Py_buffer *export_all(list buffers, iovec *iovecs, bint writable) except? NULL:
+    cdef uint32_t i, done = 0, n = <uint32_t>len(buffers)
+    cdef Py_buffer *views
+    if n == 0:
+        return NULL
+    views = <Py_buffer *>PyMem_Calloc(n, sizeof(Py_buffer))
+    if views == NULL:
+        raise MemoryError
+    try:
+        for i in range(n):
+            export_buffer(buffers[i], &views[i], writable)
+            done += 1
+            iovecs[i].iov_base = views[i].buf
+            iovecs[i].iov_len = views[i].len
+    except BaseException:
+        release_views(views, done)
+        raise
+    return views
 
 
 cdef uring_timespec timespec_of(object seconds, str name) except *:
@@ -105,17 +139,11 @@ cdef class SQE:
     write into `addr`, `off` or `addr3` yourself is yours to keep.
     """
     cdef Ring owner
-    cdef uring_sqe *raw
+    cdef uring_sqe *raw          # NULL until a place in the queue was taken
     cdef Operation *op
     cdef readonly uint64_t key   # the kernel's user_data: slot and generation
     cdef uint64_t sequence       # how many SQEs were handed out before this one
-    cdef bint untouched          # zeroed, and nothing was written to it yet
-    cdef bint provisional        # made by a Ring.prep_ call that has not succeeded yet
-
-    def __dealloc__(self):
-        # A Ring.prep_ call that raised leaves nothing behind in the queue.
-        if self.provisional:
-            self.owner.take_back(self)
+    cdef bint filled             # by a prep_ method
 
     cdef inline int editable(self) except -1:
         self.owner.check()
@@ -124,20 +152,52 @@ cdef class SQE:
         return 0
 
     # ---- filling ------------------------------------------------------------------------
+    # Converting arguments may run anybody's code (fileno(), the GC), even code that submits or
+    # closes this ring.  So a prep_ method converts and exports everything first; then it begins,
+    # and from there on nothing runs but itself, and nothing can fail.
 
-    # Start a prep: forget the one before it, keep user_data and the SQE flags.
     cdef inline int begin(self) except -1:
-        cdef uint8_t flags
+        if self.raw == NULL:
+            return self.owner.bind(self)
         self.editable()
-        if not self.untouched:
-            release_memory(self.op)
-            flags = self.raw.flags
-            memset(self.raw, 0, sizeof(uring_sqe))
-            self.raw.flags = flags
-            self.raw.user_data = self.key
-            self.op.opcode = URING_OP_NOP
-        self.untouched = False
+        if self.filled:
+            self.forget()
         return 0
+
+    # Undo an earlier prep; user_data and the SQE flags stay.  The SQE is a no-op before the memory
+    # it pointed to is let go, for that too may run anything.
+    cdef int forget(self) except -1:
+        cdef Operation old = detach(self.op)
+        cdef uint8_t flags = self.raw.flags & ~URING_SQE_BUFFER_SELECT
+        self.op.direct = self.filled = False
+        self.op.opcode = URING_OP_NOP
+        memset(self.raw, 0, sizeof(uring_sqe))
+        self.raw.flags = flags
+        self.raw.user_data = self.key
+        release_memory(&old)
+        return self.editable()
+
+    # begin(), with buffers already exported for it: the operation's from here, or released.
+    cdef int begin_with(self, Py_buffer *view, Py_buffer *views, uint32_t count) except -1:
+        try:
+            self.begin()
+        except BaseException:
+            if view != NULL:
+                PyBuffer_Release(view)
+            release_views(views, count)
+            raise
+        if view != NULL:
+            self.op.view = view[0]
+            self.op.exported = True
+        self.op.views = views
+        self.op.nviews = count
+        return 0
+
+    cdef inline SQE tag(self, object user_data):
+        if user_data is not None:
+            Py_INCREF(user_data)
+            self.op.user_data = <PyObject *>user_data
+        return self
 
     cdef inline void fill(self, uint8_t opcode, int fd, const void *addr, uint32_t size,
                           uint64_t off) noexcept:
@@ -146,7 +206,7 @@ cdef class SQE:
         self.raw.addr = <uint64_t><uintptr_t>addr
         self.raw.len = size
         self.raw.off = off
-        self.provisional = False
+        self.filled = True
 
     cdef inline int descriptor(self, object file) except -1:
         cdef int fd
@@ -173,36 +233,18 @@ cdef class SQE:
         Py_INCREF(block)
         self.op.block = <PyObject *>block
 
-    cdef inline char *export(self, object buffer, bint writable) except? NULL:
-        export_buffer(buffer, &self.op.view, writable)
-        self.op.exported = True
-        return <char *>self.op.view.buf
-
-    # Export every buffer and write an iovec for each into `iovecs`, when given.
-    cdef int export_all(self, list buffers, iovec *iovecs, bint writable) except -1:
-        cdef Py_ssize_t i, n = len(buffers)
-        if n == 0:
-            return 0
-        self.op.views = <Py_buffer *>PyMem_Calloc(n, sizeof(Py_buffer))
-        if self.op.views == NULL:
-            raise MemoryError
-        for i in range(n):
-            export_buffer(buffers[i], &self.op.views[i], writable)
-            self.op.nviews = <uint32_t>(i + 1)
-            iovecs[i].iov_base = self.op.views[i].buf
-            iovecs[i].iov_len = self.op.views[i].len
-        return 0
-
     cdef SQE transfer(self, uint8_t opcode, object file, object buffer, bint writable,
                       uint64_t off, uint32_t op_flags):
         cdef int fd = self.descriptor(file)
-        self.begin()
+        cdef Py_buffer view
         if buffer is None:
             # For buffer_select: the kernel chooses the memory.
+            self.begin()
             self.fill(opcode, fd, NULL, 0, off)
         else:
-            self.export(buffer, writable)
-            self.fill(opcode, fd, self.op.view.buf, clamped(self.op.view.len), off)
+            export_buffer(buffer, &view, writable)
+            self.begin_with(&view, NULL, 0)
+            self.fill(opcode, fd, view.buf, clamped(view.len), off)
         self.raw.op_flags = op_flags
         self.keep_file(file)
         return self
@@ -210,13 +252,13 @@ cdef class SQE:
     cdef SQE vector(self, uint8_t opcode, object file, object buffers, bint writable,
                     long long offset, uint32_t op_flags):
         cdef int fd = self.descriptor(file)
+        cdef uint64_t off = file_offset(offset)
         cdef list sources = list(buffers)
         cdef bytes block = zeroed(len(sources) * sizeof(iovec))
-        self.begin()
+        cdef iovec *iovecs = <iovec *>PyBytes_AS_STRING(block)
+        self.begin_with(NULL, export_all(sources, iovecs, writable), <uint32_t>len(sources))
         self.keep_block(block)
-        self.export_all(sources, <iovec *>PyBytes_AS_STRING(block), writable)
-        self.fill(opcode, fd, PyBytes_AS_STRING(block), <uint32_t>len(sources),
-                  file_offset(offset))
+        self.fill(opcode, fd, iovecs, <uint32_t>len(sources), off)
         self.raw.op_flags = op_flags
         self.keep_file(file)
         return self
@@ -351,8 +393,8 @@ cdef class SQE:
         cdef BufferRing chosen = self.owner.group_of(group)
         self.transfer(URING_OP_RECV, file, None, True, 0, <uint32_t>flags)
         self.raw.ioprio = URING_RECV_MULTISHOT
-        self.join(chosen)
         self.raw.flags |= URING_SQE_BUFFER_SELECT
+        self.join(chosen)
         return self
 
     cpdef SQE prep_send(self, file, buffer, int flags=0):
@@ -381,9 +423,9 @@ cdef class SQE:
         if size == 0:
             m.header.msg_name = NULL
         put_control(m, control)
-        self.begin()
+        self.begin_with(NULL, export_all(sources, m.header.msg_iov, False),
+                        <uint32_t>len(sources))
         self.keep_block(block)
-        self.export_all(sources, m.header.msg_iov, False)
         self.fill(URING_OP_SENDMSG, fd, m, 1, 0)
         self.raw.op_flags = <uint32_t>(flags | MSG_NOSIGNAL)
         self.keep_file(file)
@@ -400,9 +442,9 @@ cdef class SQE:
             raise ValueError("invalid ancillary data buffer length")
         cdef bytes block = message_block(len(sources), ancbufsize)
         cdef MessageBlock *m = <MessageBlock *>PyBytes_AS_STRING(block)
-        self.begin()
+        self.begin_with(NULL, export_all(sources, m.header.msg_iov, True),
+                        <uint32_t>len(sources))
         self.keep_block(block)
-        self.export_all(sources, m.header.msg_iov, True)
         self.fill(URING_OP_RECVMSG, fd, m, 1, 0)
         self.raw.op_flags = <uint32_t>flags
         self.keep_file(file)
@@ -573,23 +615,25 @@ cdef class SQE:
     cpdef SQE buffer_select(self, group):
         """Let the kernel pick a buffer of `group` (a BufferRing or its id) when data comes."""
         self.editable()
-        self.join(self.owner.group_of(group))
+        cdef BufferRing chosen = self.owner.group_of(group)
         self.raw.flags |= URING_SQE_BUFFER_SELECT
+        self.join(chosen)
         return self
 
     # The operation keeps its group's memory alive.
     cdef void join(self, BufferRing group) noexcept:
-        drop(&self.op.group)
+        cdef PyObject *old = self.op.group
         Py_INCREF(group)
         self.op.group = <PyObject *>group
         self.raw.buf_index = group.bgid
+        Py_XDECREF(old)
 
     # ---- fields --------------------------------------------------------------------------
 
     @property
     def submitted(self):
         """Whether the kernel has taken it."""
-        return self.owner.r.fd < 0 or self.sequence < self.owner.consumed()
+        return self.owner.unusable or self.sequence < self.owner.consumed()
 
     @property
     def user_data(self):
