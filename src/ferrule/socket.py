@@ -216,7 +216,7 @@ class socket(SocketCore):
     def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, Address]:
         """See socket.recvfrom."""
         result: tuple[bytes, Address] = self._recv_call(
-            self._sock.recvfrom, bufsize, flags | _DONTWAIT
+            not flags & _DONTWAIT, self._sock.recvfrom, bufsize, flags | _DONTWAIT
         )
         return result
 
@@ -225,14 +225,14 @@ class socket(SocketCore):
     ) -> tuple[int, Address]:
         """See socket.recvfrom_into."""
         result: tuple[int, Address] = self._recv_call(
-            self._sock.recvfrom_into, buffer, nbytes, flags | _DONTWAIT
+            not flags & _DONTWAIT, self._sock.recvfrom_into, buffer, nbytes, flags | _DONTWAIT
         )
         return result
 
     def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0) -> Received:
         """See socket.recvmsg."""
         result: Received = self._recv_call(
-            self._sock.recvmsg, bufsize, ancbufsize, flags | _DONTWAIT
+            not flags & _DONTWAIT, self._sock.recvmsg, bufsize, ancbufsize, flags | _DONTWAIT
         )
         return result
 
@@ -241,7 +241,11 @@ class socket(SocketCore):
     ) -> tuple[int, Ancillary, int, Address]:
         """See socket.recvmsg_into."""
         result: tuple[int, Ancillary, int, Address] = self._recv_call(
-            self._sock.recvmsg_into, list(buffers), ancbufsize, flags | _DONTWAIT
+            not flags & _DONTWAIT,
+            self._sock.recvmsg_into,
+            list(buffers),
+            ancbufsize,
+            flags | _DONTWAIT,
         )
         return result
 
@@ -251,7 +255,10 @@ class socket(SocketCore):
             raise TypeError(f"sendto() takes 2 or 3 arguments ({1 + len(args)} given)")
         flags = args[0] if len(args) == 2 else 0
         address = self._resolved(args[-1])
-        return int(self._send_call(self._sock.sendto, data, flags | _DONTWAIT, address))
+        waits = not flags & _DONTWAIT
+        return int(
+            self._send_call(waits, self._sock.sendto, data, flags | _DONTWAIT, address)
+        )
 
     def sendmsg(
         self,
@@ -263,6 +270,7 @@ class socket(SocketCore):
         """See socket.sendmsg."""
         return int(
             self._send_call(
+                not flags & _DONTWAIT,
                 self._sock.sendmsg,
                 list(buffers),
                 list(ancdata),
@@ -381,8 +389,8 @@ class socket(SocketCore):
                 raise
             return self._send_read(file, offset, count)
         finally:
-            if sent[0] and hasattr(file, "seek"):
-                file.seek(offset + sent[0])
+            if sent[0]:
+                _seek(file, offset + sent[0])
         return sent[0]
 
     def _check_sendfile(self, file: Any, count: int | None) -> None:
@@ -417,8 +425,8 @@ class socket(SocketCore):
                     sent += done
                     view = view[done:]
         finally:
-            if sent and hasattr(file, "seek"):
-                file.seek(offset + sent)
+            if sent:
+                _seek(file, offset + sent)
         return sent
 
     def _decref_socketios(self) -> None:
@@ -539,6 +547,11 @@ def _regular_size(file: Any) -> int | None:
     except (AttributeError, OSError):  # UnsupportedOperation is an OSError
         return None
     return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _seek(file: Any, position: int) -> None:
+    if hasattr(file, "seek") and getattr(file, "seekable", lambda: True)():
+        file.seek(position)
 
 
 def fromfd(fd: int, family: int, type: int, proto: int = 0) -> socket:

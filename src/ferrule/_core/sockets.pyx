@@ -171,7 +171,7 @@ cdef class SocketCore(Descriptor):
         self.check_open()
         if bufsize < 0:
             raise ValueError("negative buffersize in recv")
-        if flags & MSG_WAITALL and self.timeout_ns:
+        if flags & MSG_WAITALL and self.timeout_ns and not flags & MSG_DONTWAIT:
             return self._recv_all(s, bufsize, flags)
         if bufsize == 0:  # a provided buffer's length 0 would mean all of it
             return b""
@@ -209,6 +209,8 @@ cdef class SocketCore(Descriptor):
             if result >= 0:
                 break
             if result == -EAGAIN:
+                if flags & MSG_DONTWAIT:
+                    raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
                 if deadline == 0:
                     deadline = self._deadline()
                 self._wait_ready(s, POLLIN, deadline)
@@ -267,10 +269,10 @@ cdef class SocketCore(Descriptor):
             if slot.o.len == 0:
                 return 0
             result = -EAGAIN
-            if not flags & MSG_WAITALL or self.timeout_ns == 0:
+            if not flags & MSG_WAITALL or self.timeout_ns == 0 or flags & MSG_DONTWAIT:
                 result = self._try_recv_slot(s, slot, flags)
             if result == -EAGAIN:
-                if self.timeout_ns == 0:
+                if self.timeout_ns == 0 or flags & MSG_DONTWAIT:
                     raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
                 result = self._perform_nonblocking(s, slot, POLLIN, self._deadline())
             else:
@@ -338,7 +340,7 @@ cdef class SocketCore(Descriptor):
         """
         cdef Scheduler s = current_scheduler()
         cdef Slot *slot
-        cdef int64_t deadline, result
+        cdef int64_t deadline, result, rest
         s.about_to_wait()
         self.check_open()
         slot = s.take_slot(OP_SEND, self.fd)
@@ -346,7 +348,7 @@ cdef class SocketCore(Descriptor):
             PyObject_GetBuffer(data, &slot.view, PyBUF_SIMPLE)
             slot.has_view = True
             slot.o.addr = slot.view.buf
-            slot.o.len = slot.view.len
+            rest = slot.o.len = slot.view.len
             slot.o.flags = flags | MSG_WAITALL  # the engine goes on after a short send by itself
             if slot.o.len == 0 and self.is_stream:
                 return
@@ -355,10 +357,11 @@ cdef class SocketCore(Descriptor):
             try:
                 while True:
                     result = self._send_some(s, slot, deadline)
-                    if result >= <int64_t>slot.o.len:
+                    if result >= rest:
                         break
                     slot.o.addr = <char *>slot.o.addr + result
-                    slot.o.len -= result
+                    rest -= result
+                    slot.o.len = rest  # which a fault may have shortened
             finally:
                 self._pass_turn(s)
         finally:
@@ -430,7 +433,8 @@ cdef class SocketCore(Descriptor):
     cdef int64_t _send_some(self, Scheduler s, Slot *slot, int64_t deadline) except? -4096:
         cdef int64_t result = -EAGAIN
         cdef uint64_t length = slot.o.len
-        if s.backend.in_flight <= DIRECT_SENDS or self.timeout_ns == 0:
+        cdef bint waits = self.timeout_ns != 0 and not slot.o.flags & MSG_DONTWAIT
+        if s.backend.in_flight <= DIRECT_SENDS or not waits:
             result = s.inject(OP_SEND, &length) if s.faults is not None else 0
             if result == 0:
                 result = op_try_send(self.fd, slot.o.addr, length, slot.o.flags)
@@ -438,7 +442,7 @@ cdef class SocketCore(Descriptor):
                 s.spend_budget()
                 return result
         if result == -EAGAIN or result == -EINTR:
-            if self.timeout_ns == 0:
+            if not waits:
                 raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
             result = self._perform_nonblocking(s, slot, POLLOUT, deadline)
         if result < 0:
@@ -623,17 +627,17 @@ cdef class SocketCore(Descriptor):
             s.give_slot(slot)
         return -result if result < 0 else 0
 
-    def _recv_call(self, fn, *args):
+    def _recv_call(self, bint waits, fn, *args):
         """``fn(*args)``, which must not block, as often as it answers EAGAIN; its result.
 
-        For calls whose arguments and results the standard library knows best (recvfrom, recvmsg).
+        ``waits`` false: only once.  For calls whose arguments and results the standard library knows best (recvfrom, recvmsg).
         """
         cdef Scheduler s = current_scheduler()
         s.about_to_wait()
         self.check_open()
-        return self._repeat(s, OP_RECVMSG, POLLIN, self._deadline(), fn, args)
+        return self._repeat(s, OP_RECVMSG, POLLIN, self._deadline(), waits, fn, args)
 
-    def _send_call(self, fn, *args):
+    def _send_call(self, bint waits, fn, *args):
         """As `_recv_call`, in the order of sends."""
         cdef Scheduler s = current_scheduler()
         cdef int64_t deadline
@@ -642,12 +646,12 @@ cdef class SocketCore(Descriptor):
         deadline = self._deadline()
         self._take_turn(s, deadline)
         try:
-            return self._repeat(s, OP_SENDMSG, POLLOUT, deadline, fn, args)
+            return self._repeat(s, OP_SENDMSG, POLLOUT, deadline, waits, fn, args)
         finally:
             self._pass_turn(s)
 
-    cdef object _repeat(self, Scheduler s, int kind, int events, int64_t deadline, object fn,
-                        tuple args):
+    cdef object _repeat(self, Scheduler s, int kind, int events, int64_t deadline, bint waits,
+                        object fn, tuple args):
         cdef int64_t result
         cdef uint64_t unused = 0
         while True:
@@ -659,7 +663,7 @@ cdef class SocketCore(Descriptor):
                 value = fn(*args)
                 break
             except BlockingIOError:
-                if self.timeout_ns == 0:
+                if self.timeout_ns == 0 or not waits:
                     raise
             self._wait_ready(s, events, deadline)
             self.check_open()
@@ -677,12 +681,13 @@ cdef class SocketCore(Descriptor):
         s.about_to_wait()
         self.check_open()
         deadline = self._deadline() if timeout is None else deadline_after(timeout)
+        cdef bint waits = not flags & MSG_DONTWAIT
         flags |= MSG_DONTWAIT
         try:
             self._take_turn(s, deadline)
             try:
                 for buffers, ancdata, address in messages:
-                    self._send_message(s, deadline, buffers, (ancdata, flags, *address))
+                    self._send_message(s, deadline, waits, buffers, (ancdata, flags, *address))
                     sent += 1
             finally:
                 self._pass_turn(s)
@@ -692,10 +697,11 @@ cdef class SocketCore(Descriptor):
             return sent, exc
         return sent, None
 
-    cdef int _send_message(self, Scheduler s, int64_t deadline, list buffers,
+    cdef int _send_message(self, Scheduler s, int64_t deadline, bint waits, list buffers,
                            tuple rest) except -1:
         cdef Py_ssize_t taken, length
-        taken = self._repeat(s, OP_SENDMSG, POLLOUT, deadline, self._sock.sendmsg, (buffers, *rest))
+        send = self._sock.sendmsg
+        taken = self._repeat(s, OP_SENDMSG, POLLOUT, deadline, waits, send, (buffers, *rest))
         if not self.is_stream:
             return 0
         while True:  # a stream may take a part; ancillary data went with the first byte
@@ -708,7 +714,7 @@ cdef class SocketCore(Descriptor):
             if not buffers:
                 return 0
             buffers = [memoryview(buffers[0]).cast("B")[taken:], *buffers[1:]]
-            taken = self._repeat(s, OP_SENDMSG, POLLOUT, deadline, self._sock.sendmsg,
+            taken = self._repeat(s, OP_SENDMSG, POLLOUT, deadline, waits, send,
                                  (buffers, (), *rest[1:]))
 
     def _recv_messages(self, Py_ssize_t n, Py_ssize_t bufsize, Py_ssize_t ancbufsize, int flags,
@@ -727,8 +733,8 @@ cdef class SocketCore(Descriptor):
                 if messages:
                     message = self._sock.recvmsg(*args)
                 else:
-                    message = self._repeat(s, OP_RECVMSG, POLLIN, deadline, self._sock.recvmsg,
-                                           args)
+                    message = self._repeat(s, OP_RECVMSG, POLLIN, deadline,
+                                           not flags & MSG_DONTWAIT, self._sock.recvmsg, args)
                 if messages and ends and not message[0] and not message[1]:
                     break  # the end; the next call sees it again
                 messages.append(message)
