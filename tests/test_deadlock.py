@@ -11,6 +11,7 @@ import pytest
 
 import ferrule
 from ferrule import DeadlockError, Event, Lock, Queue
+from ferrule._core.sync import Waiter
 
 Run = Callable[..., Any]
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -126,10 +127,32 @@ def test_a_deadlock_in_every_cleanup_still_ends(run: Run) -> None:
             if depth < 10:
                 main()
 
-    with pytest.raises(DeadlockError) as info:
+    with pytest.raises(DeadlockError):
         run(main)
     assert depth == 10
-    assert not getattr(info.value, "__notes__", [])
+
+
+def test_waits_that_cannot_be_cancelled_are_broken_off(
+    run: Run, unraisable: list[Any]
+) -> None:
+    cleaned: list[str] = []
+
+    def body() -> None:
+        try:
+            Waiter("nobody").wait(cancellable=False)
+        finally:
+            cleaned.append(ferrule.current_task().name)
+
+    def main() -> None:
+        for name in "ab":
+            ferrule.spawn(body, name=name)
+        body()
+
+    with pytest.raises(DeadlockError, match="a waits for nobody") as info:
+        run(main)
+    assert sorted(cleaned) == ["a", "b", "main"]
+    assert "broken off" in str(info.value.__context__)
+    assert len(unraisable) == 2
 
 
 @pytest.mark.parametrize(

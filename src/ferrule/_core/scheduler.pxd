@@ -25,6 +25,7 @@ cdef enum WakeReason:
     WOKEN       # what it waited for has come
     TIMED_OUT
     CANCELLED
+    BROKEN_OFF  # by the deadlock check: nothing could have ended it
 
 
 # A slot and what its owner lends the kernel until the completion.

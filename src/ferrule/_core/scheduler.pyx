@@ -32,6 +32,7 @@ from ferrule._core.operation cimport (
 
 import collections
 import math
+import operator
 import os
 import signal
 import sys
@@ -385,8 +386,10 @@ cdef class GroupScope(CancelScope):
             if cancellable and me.scope.effective and not self.effective:
                 raise Cancelled("the scope was cancelled")
             self.owner_waiting = me
-            s.wait_on(me, self.emptied, 0, cancellable and not self.effective)
-            self.owner_waiting = None
+            try:
+                s.wait_on(me, self.emptied, 0, cancellable and not self.effective)
+            finally:
+                self.owner_waiting = None
         return waited
 
 
@@ -938,6 +941,7 @@ cdef class Scheduler:
             if depth > me.fiber.depth:
                 me.fiber.depth = depth
             if task is None:
+                me.state = RUNNING
                 raise RuntimeError("the runtime stopped under a waiting fiber")
             greenlet = self.greenlet_for(task)
             task = None
@@ -957,6 +961,8 @@ cdef class Scheduler:
         self.park(me)
         me.deadline = 0
         me.waiting_on = None
+        if me.wake_reason == BROKEN_OFF:
+            raise RuntimeError("broken off: nothing could end this wait (see the DeadlockError)")
         return me.wake_reason
 
     cdef int set_deadline(self, Task me, int64_t deadline) except -1:
@@ -1146,7 +1152,8 @@ cdef class Scheduler:
         return self.ready_head is None and not self.inbox
 
     cdef int _report_deadlock(self) except -1:
-        """Cancel everything; then what is shielded; then give up on what still waits."""
+        """Cancel everything; then what is shielded; then break off the waits that are left."""
+        cdef Task task
         if self.deadlock is None:
             lines = [f"  {name} waits for {what}" for name, what in self.waiting()]
             self.deadlock = DeadlockError("every fiber waits and nothing can wake one:\n"
@@ -1156,9 +1163,11 @@ cdef class Scheduler:
                 return 0
         self._lift_shields()
         if self.ready_head is None:
-            stuck = ", ".join(task.name for task in self.tasks())
-            self.deadlock.add_note(f"these could not even be cancelled, and are lost: {stuck}")
-            self.stopping = True
+            # Uncancellable ones, with nothing in flight: their fibers end with an error.
+            for task in self.tasks():
+                if task.state == PARKED:
+                    task.wake_reason = BROKEN_OFF
+                    self.make_ready(task)
         return 0
 
     cdef int _lift_shields(self) except -1:
@@ -1173,8 +1182,9 @@ cdef class Scheduler:
         return [(task.name, describe(task)) for task in self.tasks() if describe(task)]
 
     def tasks(self):
-        """Every task that has not ended."""
-        return [scope for scope in subtree(self.root) if isinstance(scope, Task)]
+        """Every task that has not ended, in the order of their making."""
+        found = [scope for scope in subtree(self.root) if isinstance(scope, Task)]
+        return sorted(found, key=operator.attrgetter("id"))
 
     # ---- tasks ----
 
