@@ -630,7 +630,8 @@ cdef class SocketCore(Descriptor):
     def _recv_call(self, bint waits, fn, *args):
         """``fn(*args)``, which must not block, as often as it answers EAGAIN; its result.
 
-        ``waits`` false: only once.  For calls whose arguments and results the standard library knows best (recvfrom, recvmsg).
+        ``waits`` false: only once.  For calls whose arguments and results the standard library
+        knows best (recvfrom, recvmsg).
         """
         cdef Scheduler s = current_scheduler()
         s.about_to_wait()
