@@ -16,8 +16,8 @@ import weakref
 
 import pytest
 
-from ferrule.ring import Ring, SqeFlags, leaked_operations
-from ring_support import DEFER, clean_ring, each_setup, finish, results
+from ferrule.ring import Ring, SetupFlags, SqeFlags, leaked_operations
+from ring_support import DEFER, clean_ring, each_setup, finish, results, unavailable
 
 
 class Token:
@@ -386,6 +386,25 @@ def test_close_cancels_and_drains_what_is_in_flight(flags):
     for left, right in pairs:
         left.close()
         right.close()
+
+
+def test_close_drains_a_ring_whose_submission_thread_is_behind_or_asleep():
+    if unavailable(SetupFlags.SQPOLL):
+        pytest.skip(unavailable(SetupFlags.SQPOLL))
+    for pause in (0, 0.02):
+        for _ in range(20):
+            ring = Ring(2, flags=SetupFlags.SQPOLL, sq_thread_idle=1)
+            left, right = socket.socketpair()
+            buffer = bytearray(4)
+            for _ in range(2):
+                ring.prep_recv(left, buffer)
+            ring.submit()
+            time.sleep(pause)
+            ring.close()
+            assert ring.statistics().leaked == 0
+            buffer.append(1)
+            left.close()
+            right.close()
 
 
 def test_close_drains_more_operations_than_the_queues_hold():

@@ -1160,14 +1160,18 @@ cdef class Ring:
     cdef bint push_out(self, int64_t end):
         cdef uring_timespec ts
         cdef int64_t left = min(end - fe_monotonic_ns(), 100_000_000)
-        if left <= 0 or not self.cancel_all():
+        cdef uint32_t flags = URING_ENTER_GETEVENTS
+        if left <= 0:
             return False
+        if self.r.setup_flags & URING_SETUP_SQPOLL:
+            flags |= URING_ENTER_SQ_WAKEUP
+        self.cancel_all()
         ts.tv_sec = 0
         ts.tv_nsec = left
         if self.r.features & URING_FEAT_EXT_ARG:
-            self.block(ring_flush(&self.r), 1 + self.cancels, URING_ENTER_GETEVENTS, &ts)
+            self.block(ring_flush(&self.r), 1 + self.cancels, flags, &ts)
         else:
-            self.block(ring_flush(&self.r), 0, URING_ENTER_GETEVENTS, NULL)
+            self.block(ring_flush(&self.r), 0, flags, NULL)
             self.poll_fd(left)
         self.reap()
         return True
@@ -1179,18 +1183,19 @@ cdef class Ring:
         with nogil:
             poll(&wanted, 1, <int>(nanoseconds // 1_000_000))
 
-    # Queue cancels for all in flight: one of them where the kernel has ANY (5.19).
-    cdef bint cancel_all(self) noexcept:
+    # Queue cancels for all in flight, one where the kernel has ANY (5.19), as far as they fit: a
+    # SQPOLL thread may not have made room yet.
+    cdef void cancel_all(self) noexcept:
         cdef uint32_t i
         cdef Operation *op
         self.cancels = 0
         if not self.cancel_each:
-            return self.queue_cancel(0, URING_CANCEL_ANY | URING_CANCEL_ALL)
+            self.queue_cancel(0, URING_CANCEL_ANY | URING_CANCEL_ALL)
+            return
         for i in range(self.chunk_count * CHUNK):
             op = self.slot(i)
             if op.live and not self.queue_cancel(self.key(op), 0):
                 break
-        return self.cancels > 0
 
     cdef bint queue_cancel(self, uint64_t key, uint32_t flags) noexcept:
         cdef uring_sqe *raw = ring_get_sqe(&self.r)
