@@ -575,11 +575,11 @@ class _Removal:
                 directory.close()
 
     def _failed(self, function: Callable[..., Any], path: Any, exc: OSError) -> None:
+        if exc.errno is not None:
+            exc.filename = path  # from the top, not from the directory it is in
         if self._onexc is not None:
-            exc.filename = path
             self._onexc(function, path, exc)
         elif not self._ignore:
-            exc.filename = path
             raise exc
 
     def _try(self, function: Callable[..., Any], name: Any, dir_fd: DirFd, path: Any) -> None:

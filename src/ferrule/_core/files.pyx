@@ -569,7 +569,7 @@ cdef class Handle(Descriptor):
         cdef int64_t r
         try:
             data = fe_new_bytes(NULL, n)
-            r = self.read_full(s, <object>data, PyBytes_AS_STRING(<object>data), n, off) if n else 0
+            r = self.read_full(s, <object>data, PyBytes_AS_STRING(<object>data), n, off)
             if r < 0:
                 self.fail(r)
             if <uint64_t>r < n:
@@ -681,12 +681,13 @@ cdef class Handle(Descriptor):
                             int64_t off) except? -4096:
         cdef uint64_t done = 0
         cdef int64_t r
-        while done < n:
+        while True:
             r = self.write_some(s, owner, buf + done, n - done, off if off < 0 else off + done)
             if r < 0:
                 return r
             done += r
-        return done
+            if done == n:
+                return done
 
     cdef int64_t move(self, int64_t off, int whence) except? -4096:
         cdef Scheduler s = scheduler_or_none()
@@ -1025,12 +1026,13 @@ cdef class File(Handle):
 
     def lock_now(self, bint shared):
         cdef Scheduler s = current_scheduler()
-        cdef int64_t r
+        cdef int64_t r = -EINTR
         self.check_open()
         s.checkpoint()
-        r = inject(s, OP_FLOCK, NULL)
-        if r == 0 and flock(self.fd, (LOCK_SH if shared else LOCK_EX) | LOCK_NB) < 0:
-            r = -errno
+        while r == -EINTR:
+            r = inject(s, OP_FLOCK, NULL)
+            if r == 0 and flock(self.fd, (LOCK_SH if shared else LOCK_EX) | LOCK_NB) < 0:
+                r = -errno
         s.spend_budget()
         if r != -EAGAIN:
             self.done(r)

@@ -1304,6 +1304,10 @@ cdef class Scheduler:
             self.faults = {}
         self.faults.setdefault(k, []).append([nth, error, shorten_to])
 
+    def forget_faults(self):
+        """Take back what was planned and has not happened."""
+        self.faults = None
+
     cdef int64_t inject(self, int kind, uint64_t *length) except? -4096:
         cdef int64_t result = 0
         planned = self.faults.get(kind)
