@@ -44,7 +44,7 @@ _NOTHING_HERE = {
 
 def look_up(fn: Callable[..., T], /, *args: Any) -> T:
     """Run ``fn(*args)`` on a look-up thread and park until it returns.  A cancellation point."""
-    waiter = Waiter(f"a name look-up: {fn.__name__}{args[:1]!r}")
+    waiter = Waiter(f"a name look-up: {args[:1]!r}")
 
     def job() -> None:
         try:

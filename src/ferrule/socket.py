@@ -14,6 +14,7 @@ from __future__ import annotations
 import _socket as _low
 import enum
 import errno
+import functools
 import io
 import os
 import socket as _std
@@ -278,6 +279,17 @@ class socket(SocketCore):
                 *(() if address is None else (self._resolved(address),)),
             )
         )
+
+    if hasattr(_low.socket, "sendmsg_afalg"):
+
+        def sendmsg_afalg(
+            self, msg: Iterable[ReadableBuffer] = (), *, flags: int = 0, **settings: Any
+        ) -> int:
+            """See socket.sendmsg_afalg."""
+            send = functools.partial(
+                self._sock.sendmsg_afalg, list(msg), flags=flags | _DONTWAIT, **settings
+            )
+            return int(self._send_call(not flags & _DONTWAIT, send))
 
     def send_many(
         self, messages: Iterable[Message], flags: int = 0, timeout: float | None = None

@@ -39,14 +39,14 @@ cdef extern from "Python.h":
     void PyErr_WriteUnraisable(object where)
 
 cdef extern from "<errno.h>" nogil:
-    int EINPROGRESS, ENOBUFS
+    int EALREADY, EINPROGRESS, EISCONN, ENOBUFS
 
 cdef extern from "<poll.h>" nogil:
     int POLLIN, POLLOUT, POLLERR, POLLHUP
 
 cdef extern from "<sys/socket.h>" nogil:
-    int MSG_DONTWAIT, MSG_WAITALL, SOCK_CLOEXEC, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET
-    int SO_ERROR, AF_INET, AF_INET6, AF_UNIX
+    int MSG_DONTWAIT, MSG_WAITALL, SOCK_CLOEXEC, SOCK_SEQPACKET, SOCK_STREAM
+    int AF_INET, AF_INET6, AF_UNIX
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *s, size_t n)
@@ -259,7 +259,11 @@ cdef class SocketCore(Descriptor):
             raise ValueError("negative buffersize in recv_into")
         slot = s.take_slot(OP_RECV, self.fd)
         try:
-            PyObject_GetBuffer(buffer, &slot.view, PyBUF_WRITABLE)
+            try:
+                PyObject_GetBuffer(buffer, &slot.view, PyBUF_WRITABLE)
+            except BufferError:
+                raise TypeError("recv_into() needs a read-write bytes-like object, not "
+                                f"{type(buffer).__name__}") from None
             slot.has_view = True
             if nbytes > slot.view.len:
                 raise ValueError("buffer too small for requested bytes")
@@ -586,10 +590,11 @@ cdef class SocketCore(Descriptor):
     def _connect(self, address):
         """Connect to a resolved address; an errno, 0 for success.
 
-        Two steps: the attempt, and SO_ERROR once the socket is writable.
+        Two steps: the attempt, and once the socket is writable a second one, which gives the
+        outcome (SO_ERROR would as well, but would leave the socket "connecting").
         """
         cdef Scheduler s = current_scheduler()
-        cdef int64_t result
+        cdef int64_t result, deadline
         cdef uint64_t unused = 0
         cdef int err
         s.about_to_wait()
@@ -602,15 +607,20 @@ cdef class SocketCore(Descriptor):
             self._sock.setblocking(False)
         try:
             err = self._sock.connect_ex(address)
+            if err == EINPROGRESS and self.timeout_ns:
+                deadline = self._deadline()
+                while err == EINPROGRESS or err == EALREADY:
+                    self._wait_ready(s, POLLOUT, deadline)
+                    self.check_open()
+                    err = self._sock.connect_ex(address)
+                if err == EISCONN:
+                    err = 0
         finally:
-            if self.timeout_ns < 0:
+            if self.timeout_ns < 0 and self.fd >= 0:
                 self._sock.setblocking(True)
         if err == EAGAIN and self.timeout_ns < 0 and self._sock.family == AF_UNIX:
             return self._connect_unix(s, address)
-        if err != EINPROGRESS or self.timeout_ns == 0:
-            return err
-        self._wait_ready(s, POLLOUT, self._deadline())
-        return self._sock.getsockopt(SOL_SOCKET, SO_ERROR)
+        return err
 
     cdef object _connect_unix(self, Scheduler s, object address):
         # The listener's backlog is full, and no poll tells when it is not: only connect(2) waits.
