@@ -392,7 +392,7 @@ def test_a_cancelled_receive_loses_nothing(run: Run, contexts: Contexts) -> None
 
 def test_timeout_zero_raises_want_read_and_want_write(run: Run, contexts: Contexts) -> None:
     def main() -> None:
-        with tcp_pair() as (one, other):
+        with tcp_pair() as (one, _):
             one.settimeout(0)
             with pytest.raises(ValueError, match="non-blocking"):
                 contexts[0].wrap_socket(one, server_hostname="localhost")
@@ -538,9 +538,11 @@ def test_what_would_go_around_the_encryption_is_refused(run: Run, contexts: Cont
 
 def test_wrong_use_of_wrap_socket_is_told(contexts: Contexts) -> None:
     client, server = contexts
-    with ferrule.socket.socket(type=std_socket.SOCK_DGRAM) as sock:
-        with pytest.raises(NotImplementedError):
-            client.wrap_socket(sock, server_hostname="x")
+    with (
+        ferrule.socket.socket(type=std_socket.SOCK_DGRAM) as datagrams,
+        pytest.raises(NotImplementedError),
+    ):
+        client.wrap_socket(datagrams, server_hostname="x")
     with ferrule.socket.socket() as sock:
         with pytest.raises(ValueError):
             client.wrap_socket(sock)
@@ -622,14 +624,14 @@ def test_contexts_are_loaded_off_the_loop(
 
 
 def test_the_module_has_every_public_name_of_the_standard_one() -> None:
-    assert [name for name in dir(std) if not name.startswith("_") and not hasattr(fssl, name)] == [
-        name for name, value in vars(std).items() if isinstance(value, type(std))
-        and not name.startswith("_") and not hasattr(fssl, name)
+    public = [
+        name
+        for name, value in vars(std).items()
+        if not name.startswith("_") and not isinstance(value, type(std))
     ]
-    assert [
-        name for name in dir(std.SSLSocket) if not name.startswith("_")
-        and not hasattr(fssl.SSLSocket, name)
-    ] == []
+    assert [name for name in public if not hasattr(fssl, name)] == []
+    methods = [name for name in dir(std.SSLSocket) if not name.startswith("_")]
+    assert [name for name in methods if not hasattr(fssl.SSLSocket, name)] == []
 
 
 def test_a_full_send_buffer_does_not_keep_a_reader_from_reading(

@@ -13,10 +13,9 @@ from typing import Any, Protocol
 from ferrule._core.scheduler import (
     CancelScope,
     ConcurrencyUnavailable,
-    current_thread_scheduler,
     sleep,
 )
-from ferrule._core.sockets import report_unraisable, wait_ready
+from ferrule._core.sockets import in_fiber, report_unraisable, wait_ready
 from ferrule._core.sync import Event, Queue
 from ferrule.clocks import now
 from ferrule.resolver import AddressInfo, getaddrinfo, is_numeric, worst_error
@@ -327,7 +326,7 @@ class Listener(socket):
 
 def _off_loop(fn: Callable[..., Any], *args: Any) -> Any:
     """Calls on paths may sleep: in a worker thread, where there is a loop to keep free."""
-    if current_thread_scheduler() is None:
+    if not in_fiber():
         return fn(*args)
     from ferrule.workers import blocking
 

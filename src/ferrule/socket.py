@@ -21,8 +21,7 @@ import socket as _std
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ferrule._core.scheduler import current_thread_scheduler
-from ferrule._core.sockets import SocketCore
+from ferrule._core.sockets import SocketCore, in_fiber
 from ferrule.resolver import *  # noqa: F403
 from ferrule.resolver import getaddrinfo, is_numeric
 
@@ -141,7 +140,7 @@ class socket(SocketCore):
     def bind(self, address: Address) -> None:
         """See socket.bind.  A host name is looked up first, which is a switch point."""
         address = self._resolved(address)
-        if self._sock.family == _low.AF_UNIX and _is_path(address) and current_thread_scheduler():
+        if self._sock.family == _low.AF_UNIX and _is_path(address) and in_fiber():
             from ferrule.workers import blocking
 
             blocking(self._sock.bind, address)  # makes a file
@@ -477,7 +476,7 @@ class socket(SocketCore):
     def _real_close(self) -> None:
         if self._release() < 0:
             return
-        if self._lingers and current_thread_scheduler() is not None:
+        if self._lingers and in_fiber():
             from ferrule.tasks import shield
             from ferrule.workers import blocking
 

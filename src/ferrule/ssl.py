@@ -23,7 +23,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ferrule._core.scheduler import current_thread_scheduler, no_switch
+from ferrule._core.scheduler import no_switch
+from ferrule._core.sockets import in_fiber
 from ferrule._core.sync import Lock
 from ferrule.socket import Address, create_connection, socket
 
@@ -37,7 +38,7 @@ _SEND_CHUNK = 128 * 1024  # encrypted at a time, so that a large message does no
 
 
 def _off_loop(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-    if current_thread_scheduler() is None:
+    if not in_fiber():
         return fn(*args, **kwargs)
     from ferrule.workers import blocking
 

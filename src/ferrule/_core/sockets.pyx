@@ -27,7 +27,7 @@ from ferrule._core.operation cimport (
 )
 from ferrule._core.scheduler cimport (
     Descriptor, Scheduler, Slot, Task, Waitable, current_scheduler, deadline_after,
-    monotonic_ns, raise_error,
+    monotonic_ns, raise_error, scheduler_or_none,
 )
 
 import os
@@ -826,3 +826,9 @@ def report_unraisable(exc, where):
     """Give an exception that nobody will see, and where it came from, to sys.unraisablehook."""
     PyErr_SetObject(type(exc), exc)
     PyErr_WriteUnraisable(where)
+
+
+def in_fiber():
+    """Whether the caller can park: otherwise calls that merely might sleep are made in place."""
+    cdef Scheduler s = scheduler_or_none()
+    return s is not None and not s.dead and not s.in_tick and s.current is not None
