@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,17 @@ from ferrule.fs import File, Open
 Run = Callable[..., Any]
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
+@pytest.fixture(params=["disk", "tmpfs"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """On tmpfs, as on a network file system, nothing about a lock is done on the loop thread."""
     path = tmp_path / "file"
+    if request.param == "tmpfs":
+        if not os.path.isdir("/dev/shm"):
+            pytest.skip("no tmpfs at /dev/shm")
+        path = Path(f"/dev/shm/ferrule-test-{os.getpid()}")
     path.write_bytes(b"content")
-    return path
+    yield path
+    path.unlink()
 
 
 def opened(path: Path, flags: int = os.O_RDWR) -> File:

@@ -214,6 +214,24 @@ def test_stat_agrees_with_os(run: Run, path: Path) -> None:
     ]
 
 
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="no tmpfs at /dev/shm")
+def test_stat_agrees_with_os_where_the_kernel_may_have_to_ask(run: Run) -> None:
+    path = f"/dev/shm/ferrule-test-{os.getpid()}"
+
+    def main() -> None:
+        with File.open(path, os.O_RDWR | os.O_CREAT) as file:
+            file.write(b"data")
+            expected = os.stat(path)
+            for found in (file.stat(), fs.stat(path), fs.stat(file.fileno()), fs.lstat(path)):
+                assert found == expected
+                assert found.st_mtime_ns == expected.st_mtime_ns
+
+    try:
+        run(main)
+    finally:
+        os.unlink(path)
+
+
 def test_truncate_cuts_and_grows(run: Run, path: Path) -> None:
     def main() -> None:
         with opened(path) as file:

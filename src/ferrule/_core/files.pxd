@@ -41,6 +41,7 @@ cdef class Handle(Descriptor):
     cdef int flags                # as given to open
     cdef uint32_t kind            # the S_IFMT bits
     cdef int64_t block_size, size_at_open
+    cdef bint is_local            # on a block device: nobody else has to be asked
     cdef bint pristine            # nothing has moved the position since the open
     cdef bint read_now, write_now  # whether RWF_NOWAIT is worth a try
     cdef bint owned               # close() closes the number
@@ -64,8 +65,8 @@ cdef class Handle(Descriptor):
     cdef int64_t write_full(self, Scheduler s, object owner, const char *buf, uint64_t n,
                             int64_t off) except? -4096
     cdef int64_t move(self, int64_t off, int whence) except? -4096
-    cdef int64_t call(self, int kind, uint32_t flags, uint32_t mode, int64_t off,
-                      uint64_t n) except? -4096
+    cdef int64_t call(self, int kind, uint32_t flags, uint32_t mode, int64_t off, uint64_t n,
+                      bint cancellable=*) except? -4096
     cdef int shut(self) except -1
     cdef int fail(self, int64_t result) except -1
 

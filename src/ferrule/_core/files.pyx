@@ -51,7 +51,7 @@ cdef extern from "<errno.h>" nogil:
     int ECANCELED, EOPNOTSUPP
 
 cdef extern from "<fcntl.h>" nogil:
-    int AT_EACCESS, AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW
+    int AT_EACCESS, AT_EMPTY_PATH, AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW
     int O_ACCMODE, O_APPEND, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_NOATIME
     int O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY
     int F_DUPFD_CLOEXEC, F_SETFL
@@ -88,8 +88,20 @@ cdef extern from "Python.h":
 
 cdef extern from *:
     """
+    #include <fcntl.h>
     #include <sys/stat.h>
     #include <sys/sysmacros.h>
+    static inline void fe_facts_of_statx(const void *out, struct file_facts *f) {
+        const struct statx *s = out;
+        *f = (struct file_facts){
+            .dev = makedev(s->stx_dev_major, s->stx_dev_minor), .ino = s->stx_ino,
+            .nlink = s->stx_nlink, .rdev = makedev(s->stx_rdev_major, s->stx_rdev_minor),
+            .size = s->stx_size, .blocks = s->stx_blocks, .block_size = s->stx_blksize,
+            .mode = s->stx_mode, .uid = s->stx_uid, .gid = s->stx_gid,
+            .atime = s->stx_atime.tv_sec, .mtime = s->stx_mtime.tv_sec,
+            .ctime = s->stx_ctime.tv_sec, .atime_ns = s->stx_atime.tv_nsec,
+            .mtime_ns = s->stx_mtime.tv_nsec, .ctime_ns = s->stx_ctime.tv_nsec};
+    }
     static inline int fe_facts_of_fstat(int fd, struct file_facts *f) {
         struct stat s;
         if (fstat(fd, &s) < 0) {
@@ -105,17 +117,23 @@ cdef extern from *:
             .ctime_ns = s.st_ctim.tv_nsec};
         return 0;
     }
-    static inline void fe_facts_of_statx(const void *out, struct file_facts *f) {
-        const struct statx *s = out;
-        *f = (struct file_facts){
-            .dev = makedev(s->stx_dev_major, s->stx_dev_minor), .ino = s->stx_ino,
-            .nlink = s->stx_nlink, .rdev = makedev(s->stx_rdev_major, s->stx_rdev_minor),
-            .size = s->stx_size, .blocks = s->stx_blocks, .block_size = s->stx_blksize,
-            .mode = s->stx_mode, .uid = s->stx_uid, .gid = s->stx_gid,
-            .atime = s->stx_atime.tv_sec, .mtime = s->stx_mtime.tv_sec,
-            .ctime = s->stx_ctime.tv_sec, .atime_ns = s->stx_atime.tv_nsec,
-            .mtime_ns = s->stx_mtime.tv_nsec, .ctime_ns = s->stx_ctime.tv_nsec};
+    /* What the kernel knows already: a network file system is not asked, so this never sleeps. */
+    static inline int fe_facts_of_fd(int fd, struct file_facts *f) {
+        struct statx s;
+        if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_BASIC_STATS,
+                  &s) == 0) {
+            fe_facts_of_statx(&s, f);
+            return 0;
+        }
+        if (errno != ENOSYS && errno != EPERM) {
+            int err = errno;
+            *f = (struct file_facts){0};
+            return -err;
+        }
+        return fe_facts_of_fstat(fd, f); /* a seccomp filter of old */
     }
+    /* On a block device, so no other machine and no other process has to be asked. */
+    static inline int fe_is_local(const struct file_facts *f) { return major(f->dev) != 0; }
     #define FE_STATX_MASK STATX_BASIC_STATS
     struct fe_dirent { /* as getdents64 writes them */
         uint64_t ino;
@@ -125,7 +143,8 @@ cdef extern from *:
         char name[];
     };
     """
-    int fe_facts_of_fstat(int fd, file_facts *f) nogil
+    int fe_facts_of_fd(int fd, file_facts *f) nogil
+    bint fe_is_local(const file_facts *f) nogil
     void fe_facts_of_statx(const void *out, file_facts *f) nogil
     uint32_t FE_STATX_MASK
     struct fe_dirent:
@@ -211,14 +230,14 @@ cdef int64_t open_fd(Scheduler s, bytes path, int flags, uint32_t mode, int dir_
                      file_facts *facts, Handle directory) except? -4096:
     """An open descriptor with its facts, or -errno."""
     cdef int64_t fd = -EAGAIN
-    flags |= O_CLOEXEC
     s.checkpoint()
+    flags |= O_CLOEXEC
     if not openat2_refused and not flags & (O_CREAT | O_TRUNC | O_TMPFILE):
+        s.spend_budget()  # now, since nothing may switch between getting the fd and storing it
+        s.checkpoint()
         fd = try_open(s, path, flags, dir_fd)
         if fd >= 0:
-            fd = settle(s, <int>fd, path, flags, mode, dir_fd, facts, directory)
-            s.spend_budget()
-            return fd
+            return settle(s, <int>fd, path, flags, mode, dir_fd, facts, directory)
     if fd == -EAGAIN:
         fd = open_waiting(s, path, flags | O_NONBLOCK, mode, dir_fd, 0, directory)
         if fd >= 0:
@@ -291,11 +310,18 @@ cdef int64_t wait_for_writer(Scheduler s, int fd, bytes path, int flags, int dir
     cdef int64_t r = -EINTR
     if not has_had_writer(fd):
         try:
+            if directory is not None:  # it may be closed meanwhile
+                dir_fd = fcntl(dir_fd, F_DUPFD_CLOEXEC, 0)
+                if dir_fd < 0:
+                    r = -errno
             while r == -EINTR:
-                r = open_or_notice(s, fd, path, flags, dir_fd, directory)
+                r = open_or_notice(s, fd, path, flags, dir_fd)
         except BaseException:
             posix_close(fd)
             raise
+        finally:
+            if directory is not None and dir_fd >= 0:
+                posix_close(dir_fd)
         if r != 0:
             posix_close(fd)
             return r
@@ -328,8 +354,8 @@ cdef class Either(Waitable):
         return "the other end of a FIFO"
 
 
-cdef int64_t open_or_notice(Scheduler s, int watched, bytes path, int flags, int dir_fd,
-                            Handle directory) except? -4096:
+cdef int64_t open_or_notice(Scheduler s, int watched, bytes path, int flags,
+                            int dir_fd) except? -4096:
     """A second descriptor, 0 if the first one is good now, or -errno."""
     cdef Task me = s.about_to_wait()
     cdef Either either = Either.__new__(Either)
@@ -373,7 +399,7 @@ cdef int start_for(Scheduler s, Task me, op *o) except -1:
 
 
 cdef int fill_facts(int fd, file_facts *facts) noexcept nogil:
-    return fe_facts_of_fstat(fd, facts)
+    return fe_facts_of_fd(fd, facts)
 
 
 # ---- large transfers ----
@@ -455,6 +481,7 @@ cdef class Handle(Descriptor):
 
     cdef int learn(self, file_facts *facts) noexcept:
         self.kind = facts.mode & S_IFMT
+        self.is_local = fe_is_local(facts)
         self.block_size = facts.block_size
         self.read_now = self.write_now = True
         return 0
@@ -704,8 +731,8 @@ cdef class Handle(Descriptor):
                 self.pristine = False
         return r
 
-    cdef int64_t call(self, int kind, uint32_t flags, uint32_t mode, int64_t off,
-                      uint64_t n) except? -4096:
+    cdef int64_t call(self, int kind, uint32_t flags, uint32_t mode, int64_t off, uint64_t n,
+                      bint cancellable=True) except? -4096:
         """An operation on the open file that has no inline form."""
         cdef Scheduler s = current_scheduler()
         cdef Slot *slot
@@ -720,7 +747,7 @@ cdef class Handle(Descriptor):
                 slot.o.len = n
                 if kind == OP_FLOCK:
                     slot.o.traits |= OP_MAY_BLOCK
-                r = self.perform(s, slot, 0, True)
+                r = self.perform(s, slot, 0, cancellable)
             finally:
                 s.give_slot(slot)
         return r
@@ -1019,19 +1046,31 @@ cdef class File(Handle):
         return self.lock_now(shared)
 
     def unlock(self):
-        """Give up the lock, if there is one.  Neither a switch nor a cancellation point."""
+        """Give up the lock, if there is one.  Never a cancellation point.
+
+        A switch point only on a network file system.
+        """
+        cdef Scheduler s = scheduler_or_none()
+        cdef int64_t r
         self.check_open()
-        if flock(self.fd, LOCK_UN) < 0:
-            self.fail(-errno)
+        if self.is_local or not self._may_switch(s):
+            r = -errno if flock(self.fd, LOCK_UN) < 0 else 0
+        else:
+            r = self.call(OP_FLOCK, LOCK_UN, 0, 0, 0, False)
+        self.done(r)
 
     def lock_now(self, bint shared):
+        # On a network file system even an attempt that does not wait asks the server.
         cdef Scheduler s = current_scheduler()
+        cdef int how = (LOCK_SH if shared else LOCK_EX) | LOCK_NB
         cdef int64_t r = -EINTR
         self.check_open()
         s.checkpoint()
+        if not self.is_local:
+            r = self.call(OP_FLOCK, how, 0, 0, 0)
         while r == -EINTR:
             r = inject(s, OP_FLOCK, NULL)
-            if r == 0 and flock(self.fd, (LOCK_SH if shared else LOCK_EX) | LOCK_NB) < 0:
+            if r == 0 and flock(self.fd, how) < 0:
                 r = -errno
         s.spend_budget()
         if r != -EAGAIN:
@@ -1137,6 +1176,7 @@ cdef class File(Handle):
 
 cdef object stat_of_open(Handle handle):
     cdef file_facts facts
+    cdef DirectoryNumber number
     cdef Scheduler s = current_scheduler()
     cdef int64_t r
     handle.check_open()
@@ -1144,7 +1184,10 @@ cdef object stat_of_open(Handle handle):
     r = inject(s, OP_STATX, NULL)
     if r == 0:
         r = fill_facts(handle.fd, &facts)
-    if r < 0:
+    if r == 0 and not handle.is_local:
+        number = DirectoryNumber(handle)
+        r = stat_waiting(s, b"", number, AT_EMPTY_PATH, &facts)
+    if r != 0:
         handle.fail(r)
     return stat_result(&facts)
 
@@ -1251,10 +1294,10 @@ cdef int64_t try_stat(Scheduler s, bytes path, int dir_fd, bint follow,
         return fd
     r = fill_facts(<int>fd, facts)
     posix_close(<int>fd)
-    return r
+    return r if r < 0 or fe_is_local(facts) else -EAGAIN
 
 
-cdef int64_t stat_waiting(Scheduler s, bytes path, DirectoryNumber directory, bint follow,
+cdef int64_t stat_waiting(Scheduler s, bytes path, DirectoryNumber directory, int flags,
                           file_facts *facts) except? -4096:
     cdef Slot *slot
     cdef int64_t r = -EINTR
@@ -1264,7 +1307,7 @@ cdef int64_t stat_waiting(Scheduler s, bytes path, DirectoryNumber directory, bi
             keep_object(slot, path)
             slot.o.addr = PyBytes_AS_STRING(path)
             slot.o.addr2 = &slot.o.out
-            slot.o.flags = 0 if follow else AT_SYMLINK_NOFOLLOW
+            slot.o.flags = flags
             slot.o.mode = FE_STATX_MASK
             r = perform_in(directory.handle, s, slot)
             if r == 0:
@@ -1290,7 +1333,8 @@ def stat(path, *, dir_fd=None, bint follow_symlinks=True):
         r = try_stat(s, encoded, directory.fd, follow_symlinks, &facts)
         s.spend_budget()
     if r in (-EAGAIN, -ENOSYS, -EPERM, -EINVAL, -EMFILE, -ENFILE, -EINTR, -EOPNOTSUPP):
-        r = stat_waiting(s, encoded, directory, follow_symlinks, &facts)
+        r = stat_waiting(s, encoded, directory, 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW,
+                         &facts)
     if r < 0:
         raise_path_error(r, path)
     return stat_result(&facts)
@@ -1298,11 +1342,15 @@ def stat(path, *, dir_fd=None, bint follow_symlinks=True):
 
 cdef object stat_of_number(Scheduler s, int fd):
     cdef file_facts facts
+    cdef DirectoryNumber number
     s.checkpoint()
     cdef int64_t r = inject(s, OP_STATX, NULL)
     if r == 0:
         r = fill_facts(fd, &facts)
-    if r < 0:
+    if r == 0 and not fe_is_local(&facts):
+        number = DirectoryNumber(fd)
+        r = stat_waiting(s, b"", number, AT_EMPTY_PATH, &facts)
+    if r != 0:
         raise_error(r)
     return stat_result(&facts)
 

@@ -452,6 +452,7 @@ def open(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None,
                           "default buffer size will be used", RuntimeWarning)
     elif buffering == 0:
         raise ValueError("can't have unbuffered text I/O")
+    size = buffering
     file_object = file
     PySys_Audit("open", "OOi", <PyObject *>file_object, <PyObject *>mode, <int>flags)
     raw = open_raw(s, file, flags, raw_mode, closefd, opener)
@@ -461,7 +462,6 @@ def open(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None,
             raise OSError(EISDIR, os.strerror(EISDIR), file)
         if <int>flags & O_APPEND:
             raw.move(0, SEEK_END)
-        size = buffering
         if size == 1 or size < 0:
             line_buffering = text and (size == 1 or raw.isatty())
             size = BUFFER_SIZE
