@@ -115,7 +115,9 @@ class socket(SocketCore):
         For operations that begin from now on.
         """
         self._set_timeout(timeout)
-        self._sock.setblocking(timeout is None)
+        # A listener stays O_NONBLOCK, also for its duplicates: accept tries before it waits.
+        listens = self._sock.getsockopt(_low.SOL_SOCKET, _low.SO_ACCEPTCONN)
+        self._sock.setblocking(timeout is None and not listens)
 
     def setblocking(self, flag: bool) -> None:
         """``settimeout(None)`` if true, else ``settimeout(0)``."""
