@@ -75,8 +75,8 @@ def inject(kind: str, nth: int = 1, **fault: Any) -> None:
     ferrule.current_runtime()._scheduler.inject_fault(kind, nth, **fault)
 
 
-def make_certificate(folder: Path) -> tuple[str, str]:
-    """(certificate, key) files for localhost, signed by itself."""
+def make_certificate(folder: Path, name: str = "localhost") -> tuple[str, str]:
+    """(certificate, key) files for a name and 127.0.0.1, signed by itself."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("needs the openssl command to make a certificate")
@@ -85,7 +85,7 @@ def make_certificate(folder: Path) -> tuple[str, str]:
         [
             openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
             "-nodes", "-keyout", str(key), "-out", str(cert), "-days", "2",
-            "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name},IP:127.0.0.1",
         ],
         check=True,
         capture_output=True,

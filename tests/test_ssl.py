@@ -7,6 +7,7 @@ import socket as std_socket
 import ssl as std
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,18 @@ import pytest
 import ferrule
 import ferrule.socket
 import ferrule.ssl as fssl
-from net_support import Run, drain, make_certificate, settle, tcp_pair
+from net_support import Run, drain, inject, make_certificate, settle, tcp_pair
 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Another server's certificate."""
+    return make_certificate(tmp_path_factory.mktemp("other"), "other.test")
 
 
 @pytest.fixture
@@ -45,6 +52,20 @@ def tls_pair(contexts: Contexts, **client_options: Any) -> Iterator[tuple[Any, A
         task = ferrule.spawn(lambda: server_context.wrap_socket(other, server_side=True))
         with client_context.wrap_socket(one, **client_options) as client, task.result() as server:
             yield client, server
+
+
+def connect(context: Any, sock: Any) -> Any:
+    return context.wrap_socket(sock, server_hostname="localhost")
+
+
+def shrink_send_buffer(sock: Any) -> None:
+    """So that the kernel takes only parts of what it is given."""
+    sock.setsockopt(std_socket.SOL_SOCKET, std_socket.SO_SNDBUF, 8192)
+
+
+def reset(sock: Any) -> None:
+    sock.setsockopt(std_socket.SOL_SOCKET, std_socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
 
 
 def test_a_handshake_gives_both_sides_the_same_parameters(run: Run, contexts: Contexts) -> None:
@@ -643,5 +664,524 @@ def test_a_full_send_buffer_does_not_keep_a_reader_from_reading(
                 client.sendall(bytes(30_000_000))  # leaves bytes that could not be sent
             server.sendall(b"read me")
             assert client.recv(100) == b"read me"
+
+    run(main)
+
+
+# ---- transfers, byte by byte ----
+
+
+def test_a_connection_that_passes_single_bytes_works(run: Run, contexts: Contexts) -> None:
+    def relay(source: Any, sink: Any) -> None:
+        while data := source.recv(4096):
+            for value in data:
+                sink.sendall(bytes([value]))
+        sink.shutdown(std_socket.SHUT_WR)
+
+    def main() -> None:
+        client, server = contexts
+        with tcp_pair() as (near, inner), tcp_pair() as (outer, far), ferrule.TaskGroup() as group:
+            group.spawn(relay, inner, outer)
+            group.spawn(relay, outer, inner)
+            accepting = group.spawn(server.wrap_socket, far, True)
+            near_tls = connect(client, near)
+            far_tls = accepting.result()
+            with near_tls, far_tls:
+                near_tls.sendall(b"slowly")
+                assert drain(far_tls, 6) == b"slowly"
+                far_tls.sendall(b"back")
+                assert drain(near_tls, 4) == b"back"
+
+    run(main)
+
+
+@pytest.mark.parametrize("kind", ["send", "recv"])
+def test_transfers_that_come_short_lose_nothing(run: Run, contexts: Contexts, kind: str) -> None:
+    payload = os.urandom(1 << 23)
+
+    def main() -> None:
+        with tls_pair(contexts) as (near, far):
+            for nth in range(1, 60):
+                inject(kind, nth, shorten_to=nth * 7)
+            sending = ferrule.spawn(near.sendall, payload)
+            assert drain(far, len(payload)) == payload
+            sending.result()
+
+    run(main)
+
+
+def test_a_small_send_buffer_loses_nothing(run: Run, contexts: Contexts) -> None:
+    payload = os.urandom(1 << 21)
+
+    def main() -> None:
+        with tls_pair(contexts) as (near, far):
+            shrink_send_buffer(near)
+            sending = ferrule.spawn(near.sendall, payload)
+            assert drain(far, len(payload)) == payload
+            sending.result()
+
+    run(main)
+
+
+def test_recv_into_fills_what_it_is_given(run: Run, contexts: Contexts) -> None:
+    def main() -> None:
+        with tls_pair(contexts) as (near, far):
+            buffer = bytearray(b"........")
+            near.sendall(b"12345")
+            assert far.recv_into(memoryview(buffer)[2:6]) == 4
+            assert buffer == b"..1234.."
+            assert far.recv_into(buffer, 3) == 1
+            assert buffer == b"5.1234.."
+
+    run(main)
+
+
+def test_a_file_keeps_the_connection_open_when_the_socket_is_closed(
+    run: Run, contexts: Contexts
+) -> None:
+    def main() -> None:
+        with tls_pair(contexts) as (near, far):
+            file = near.makefile("rb")
+            near.close()
+            far.sendall(b"still")
+            with file:
+                assert file.read(5) == b"still"
+            with pytest.raises((ConnectionError, fssl.SSLError)):
+                while True:
+                    far.sendall(bytes(100_000))
+
+    run(main)
+
+
+# ---- what the handshake settles ----
+
+
+def test_the_servers_callback_chooses_the_certificate_by_name(
+    run: Run, contexts: Contexts, other: tuple[str, str]
+) -> None:
+    def main() -> None:
+        client, first = contexts
+        client.load_verify_locations(other[0])
+        second = fssl.SSLContext(std.PROTOCOL_TLS_SERVER)
+        second.load_cert_chain(*other)
+        asked: list[Any] = []
+
+        def choose(sock: Any, name: str | None, context: Any) -> None:
+            asked.append((type(sock), name, context is first))
+            if name == "other.test":
+                sock.context = second
+
+        first.sni_callback = choose
+        for name in ("localhost", "other.test"):
+            with tls_pair(contexts, server_hostname=name) as (near, _):
+                assert near.getpeercert()["subjectAltName"][0] == ("DNS", name)
+        assert asked == [
+            (fssl.SSLSocket, "localhost", True),
+            (fssl.SSLSocket, "other.test", True),
+        ]
+
+    run(main)
+
+
+def test_a_switch_in_the_name_callback_fails_that_handshake(
+    run: Run, contexts: Contexts, unraisable: list[Any]
+) -> None:
+    def main() -> None:
+        server = contexts[1]
+        server.sni_callback = lambda *args: ferrule.sleep(0)
+        with tcp_pair() as (near, far):
+            accepting = ferrule.spawn(server.wrap_socket, far, True)
+            with pytest.raises(fssl.SSLError):
+                contexts[0].wrap_socket(near, server_hostname="localhost")
+            with pytest.raises(fssl.SSLError):
+                accepting.result()
+
+    run(main)
+    assert [type(exc) for _, exc in unraisable] == [RuntimeError]
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"), [(["h2", "http/1.1"], "http/1.1"), (["imap"], None), ([], None)]
+)
+def test_alpn_gives_both_ends_the_servers_choice(
+    run: Run, contexts: Contexts, offered: list[str], chosen: str | None
+) -> None:
+    def main() -> None:
+        client, server = contexts
+        server.set_alpn_protocols(["http/1.1", "http/1.0"])
+        if offered:
+            client.set_alpn_protocols(offered)
+        with tls_pair((client, server)) as (near, far):
+            assert near.selected_alpn_protocol() == chosen
+            assert far.selected_alpn_protocol() == chosen
+
+    run(main)
+
+
+def test_before_the_handshake_nothing_is_settled(run: Run, contexts: Contexts) -> None:
+    def main() -> None:
+        with tcp_pair() as (near, _):
+            options = {"server_hostname": "localhost", "do_handshake_on_connect": False}
+            with contexts[0].wrap_socket(near, **options) as sock:
+                assert sock.version() is None
+                assert sock.cipher() is None
+                assert sock.session_reused in (None, False)
+                with pytest.raises(ValueError, match="handshake"):
+                    sock.getpeercert()
+
+    run(main)
+
+
+def test_both_ends_see_the_same_channel_binding(run: Run, contexts: Contexts) -> None:
+    def main() -> None:
+        contexts[0].maximum_version = std.TLSVersion.TLSv1_2
+        with tls_pair(contexts) as (near, far):
+            assert near.get_channel_binding() == far.get_channel_binding()
+            assert near.get_channel_binding()
+
+    run(main)
+
+
+def test_an_unknown_issuer_is_refused_and_the_server_is_told(
+    run: Run, contexts: Contexts, other: tuple[str, str]
+) -> None:
+    def main() -> None:
+        client = fssl.create_default_context(cafile=other[0])
+        with tcp_pair() as (near, far):
+            accepting = ferrule.spawn(contexts[1].wrap_socket, far, True)
+            with pytest.raises(fssl.SSLCertVerificationError) as at_client:
+                connect(client, near)
+            with pytest.raises(fssl.SSLError, match="UNKNOWN_CA"):
+                accepting.result()
+            assert at_client.value.verify_code == 18  # self-signed
+            assert near.fileno() == far.fileno() == -1
+
+    run(main)
+
+
+def test_an_unverified_context_takes_any_certificate(run: Run, contexts: Contexts) -> None:
+    def main() -> None:
+        client = fssl._create_unverified_context()
+        with tls_pair((client, contexts[1]), server_hostname="elsewhere.test") as (near, _):
+            assert near.getpeercert() == {}
+
+    run(main)
+
+
+def test_a_client_without_the_required_certificate_is_refused(
+    run: Run, contexts: Contexts
+) -> None:
+    def main() -> None:
+        client, server = contexts
+        server.verify_mode = std.CERT_REQUIRED
+        with tcp_pair() as (near, far):
+            accepting = ferrule.spawn(server.wrap_socket, far, True)
+            with connect(client, near) as sock:
+                with pytest.raises(fssl.SSLError, match="PEER_DID_NOT_RETURN_A_CERTIFICATE"):
+                    accepting.result()
+                with pytest.raises(fssl.SSLError, match="CERTIFICATE_REQUIRED"):
+                    sock.recv(1)  # in TLS 1.3 the client learns it after its handshake
+
+    run(main)
+
+
+# ---- more ends ----
+
+
+def test_unwrap_of_a_peer_that_vanishes_is_an_error(run: Run, contexts: Contexts) -> None:
+    def main() -> None:
+        with tls_pair(contexts) as (near, far):
+            ending = ferrule.spawn(near.unwrap)
+            settle()
+            far.shutdown(std_socket.SHUT_RDWR)
+            with pytest.raises(OSError):
+                ending.result()
+
+    run(main)
+
+
+def test_a_clean_end_reads_as_the_end_even_when_ragged_ones_are_errors(
+    run: Run, contexts: Contexts
+) -> None:
+    def main() -> None:
+        with tls_pair(contexts, suppress_ragged_eofs=False) as (near, far):
+            ending = ferrule.spawn(far.unwrap)
+            assert near.recv(10) == b""
+            assert near.recv_into(bytearray(10)) == 0
+            near.unwrap()
+            ending.result()
+
+    run(main)
+
+
+def test_sending_to_a_peer_that_is_gone_raises_a_connection_error(
+    run: Run, contexts: Contexts
+) -> None:
+    def main() -> None:
+        with tls_pair(contexts) as (near, far):
+            reset(far)
+            with pytest.raises(ConnectionError):
+                for _ in range(100):
+                    near.sendall(bytes(100_000))
+
+    run(main)
+
+
+def test_a_closed_socket_refuses_reading_and_writing(run: Run, contexts: Contexts) -> None:
+    def main() -> None:
+        with tls_pair(contexts) as (near, _):
+            near.close()
+            near.close()
+            for call in (lambda: near.recv(1), lambda: near.sendall(b"x")):
+                with pytest.raises(OSError):
+                    call()
+            for call in (lambda: near.read(1), lambda: near.write(b"x")):
+                with pytest.raises((ValueError, OSError)):
+                    call()
+
+    run(main)
+
+
+def test_a_reset_in_the_middle_of_the_handshake_is_reported(run: Run, contexts: Contexts) -> None:
+    def main() -> None:
+        with tcp_pair() as (near, far):
+            client = contexts[0]
+            shaking = ferrule.spawn(connect, client, near)
+            assert far.recv(1) == b"\x16"  # the hello is on its way
+            reset(far)
+            with pytest.raises(ConnectionResetError):
+                shaking.result()
+            assert near.fileno() == -1
+
+    run(main)
+
+
+def test_an_end_in_the_middle_of_the_handshake_is_reported(run: Run, contexts: Contexts) -> None:
+    def main() -> None:
+        with tcp_pair() as (near, far):
+            accepting = ferrule.spawn(contexts[1].wrap_socket, far, True)
+            near.sendall(b"\x16\x03\x01")
+            near.shutdown(std_socket.SHUT_WR)
+            with pytest.raises((fssl.SSLEOFError, ConnectionError)):
+                accepting.result()
+
+    run(main)
+
+
+def test_a_peer_that_speaks_plain_text_is_refused_by_the_server(
+    run: Run, contexts: Contexts
+) -> None:
+    def main() -> None:
+        with tcp_pair() as (near, far):
+            accepting = ferrule.spawn(contexts[1].wrap_socket, far, True)
+            near.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            with pytest.raises(fssl.SSLError, match="HTTP_REQUEST"):
+                accepting.result()
+
+    run(main)
+
+
+# ---- more limits and cancellations ----
+
+
+def within(limit: float, call: Callable[[], Any]) -> None:
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        call()
+    assert limit * 0.8 < time.monotonic() - start < limit + 2
+
+
+def test_the_handshake_times_out_when_the_peer_is_silent(run: Run, contexts: Contexts) -> None:
+    def main() -> None:
+        with tcp_pair() as (near, far):
+            near.settimeout(0.05)
+            far.settimeout(0.05)
+            client, server = contexts
+            within(0.05, lambda: connect(client, near))
+            assert near.fileno() == -1
+        with tcp_pair() as (_, far):
+            far.settimeout(0.05)
+            within(0.05, lambda: server.wrap_socket(far, server_side=True))
+
+    run(main)
+
+
+def test_sendall_times_out_and_what_it_had_begun_arrives_intact(
+    run: Run, contexts: Contexts
+) -> None:
+    payload = os.urandom(1 << 25)
+
+    def main() -> None:
+        with tls_pair(contexts) as (near, far):
+            near.settimeout(0.1)
+            within(0.1, lambda: near.sendall(payload))
+            near.settimeout(10)
+            ending = ferrule.spawn(lambda: (near.sendall(b"THE END"), near.unwrap()))
+            received = bytearray()
+            while data := far.recv(1 << 20):
+                received += data
+            far.unwrap()
+            ending.result()
+            assert received.endswith(b"THE END")
+            assert 0 < len(received) - 7 < len(payload)
+            assert payload.startswith(received[:-7])
+
+    run(main)
+
+
+def test_the_timeout_of_sendall_is_for_the_whole(run: Run, contexts: Contexts) -> None:
+    def main() -> None:
+        with tls_pair(contexts) as (near, far), ferrule.TaskGroup() as group:
+            def sip() -> None:
+                while True:
+                    far.recv(1 << 14)
+                    ferrule.sleep(0.002)
+
+            shrink_send_buffer(near)
+            near.settimeout(0.3)
+            group.spawn(sip)
+            within(0.3, lambda: near.sendall(bytes(1 << 28)))
+            group.cancel()
+
+    run(main)
+
+
+def test_a_cancelled_handshake_closes_its_connection(run: Run, contexts: Contexts) -> None:
+    def main() -> None:
+        with tcp_pair() as (near, far):
+            client = contexts[0]
+            shaking = ferrule.spawn(connect, client, near)
+            assert far.recv(1) == b"\x16"
+            shaking.cancel()
+            shaking.join()
+            assert shaking.cancelled()
+            assert near.fileno() == -1
+            assert drain_to_end(far) > 0  # what was left of the hello, then the end
+
+    run(main)
+
+
+def drain_to_end(sock: Any) -> int:
+    count = 0
+    with ferrule.fail_after(10):
+        while data := sock.recv(65536):
+            count += len(data)
+    return count
+
+
+@pytest.mark.parametrize("victim", ["client", "server"])
+def test_a_handshake_may_be_cancelled_at_every_step(
+    run: Run, contexts: Contexts, victim: str
+) -> None:
+    def attempt(server: Any, client: Any, steps: int) -> bool:
+        with tcp_pair() as (near, far):
+            tasks = {
+                "client": ferrule.spawn(connect, client, near),
+                "server": ferrule.spawn(server.wrap_socket, far, True),
+            }
+            for _ in range(steps):
+                ferrule.yield_now()
+            tasks[victim].cancel()
+            for task in tasks.values():
+                task.join()
+                if task.cancelled():
+                    assert task is tasks[victim]
+                elif task.exception() is None:
+                    task.result().close()
+                else:
+                    assert isinstance(task.exception(), OSError)  # the other's connection ended
+            return bool(tasks[victim].cancelled())
+
+    def main() -> None:
+        client, server = contexts
+        outcomes = [attempt(server, client, steps) for steps in range(40)]
+        assert outcomes[0] is True
+        assert outcomes[-1] is False  # so the steps did cover the whole handshake
+
+    run(main)
+
+
+def test_a_cancelled_reader_passes_its_turn_on(run: Run, contexts: Contexts) -> None:
+    def main() -> None:
+        with tls_pair(contexts) as (near, far):
+            first, second = ferrule.spawn(near.recv, 10), ferrule.spawn(near.recv, 10)
+            settle()
+            first.cancel()
+            first.join()
+            far.sendall(b"yours")
+            with ferrule.fail_after(10):
+                assert second.result() == b"yours"
+
+    run(main)
+
+
+def test_a_cancelled_sendall_leaves_a_stream_that_goes_on(run: Run, contexts: Contexts) -> None:
+    payload = os.urandom(1 << 25)
+
+    def main() -> None:
+        with tls_pair(contexts) as (near, far):
+            sending = ferrule.spawn(near.sendall, payload)
+            settle()
+            sending.cancel()
+            sending.join()
+            assert sending.cancelled()
+            after = ferrule.spawn(near.sendall, b"AFTER")
+            received = bytearray()
+            while not received.endswith(b"AFTER"):
+                data = far.recv(1 << 20)
+                assert data
+                received += data
+            after.result()
+            assert payload.startswith(received[:-5])
+
+    run(main)
+
+
+# ---- a client of the standard library ----
+
+
+def test_a_standard_client_in_a_thread_talks_to_our_server(
+    run: Run, contexts: Contexts, certificate: tuple[str, str]
+) -> None:
+    payload = os.urandom(1 << 20)
+
+    def standard_client(port: int) -> bytes:
+        context = std.create_default_context(cafile=certificate[0])
+        with (
+            std_socket.create_connection(("127.0.0.1", port), timeout=20) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as sock,
+        ):
+            sock.sendall(payload)
+            reply = b"".join(iter(lambda: sock.recv(65536), b""))
+            sock.unwrap()
+            return reply
+
+    def main() -> None:
+        server = contexts[1]
+        with ferrule.listen_tcp("127.0.0.1", 0) as listener:
+            asking = ferrule.spawn(ferrule.blocking, standard_client, listener.getsockname()[1])
+            with server.wrap_socket(next(listener), server_side=True) as conn:
+                data = drain(conn, len(payload))
+                conn.sendall(data[::-1])
+                conn.unwrap()
+            assert asking.result() == payload[::-1]
+
+    run(main)
+
+
+def test_wrapping_refuses_what_cannot_work(run: Run, contexts: Contexts) -> None:
+    def main() -> None:
+        client, server = contexts
+        with pytest.raises(TypeError, match="wrap_socket"):
+            fssl.SSLSocket()
+        with ferrule.udp_socket() as datagrams, pytest.raises(NotImplementedError):
+            client.wrap_socket(datagrams, server_hostname="localhost")
+        with tcp_pair() as (near, far):
+            with pytest.raises(ValueError, match="check_hostname"):
+                client.wrap_socket(near)
+            with pytest.raises(ValueError, match="client mode"):
+                server.wrap_socket(far, server_side=True, server_hostname="localhost")
+            near.sendall(b"both are")
+            assert far.recv(100) == b"both are"  # untouched by what was refused
 
     run(main)
