@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ferrule
-from ferrule._core.files import perform_row
+from ferrule._core.fs_paths import perform_row
 
 ROUNDS = 5
 Way = Callable[[int], object]

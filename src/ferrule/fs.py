@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, AnyStr, Generic, TypeVar
 
-from ferrule._core.files import (
+from ferrule._core.fs_file import File
+from ferrule._core.fs_paths import (
     DirectoryHandle,
-    File,
     access,
     copy_some,
     link,

@@ -2,30 +2,48 @@
 cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from ferrule._core.scheduler cimport Descriptor, Scheduler
+from ferrule._core.scheduler cimport Descriptor, Scheduler, Slot
 from ferrule._core.sync cimport WaitList
 
 
-cdef extern from *:
-    """
-    #ifndef FERRULE_FILE_FACTS
-    #define FERRULE_FILE_FACTS
-    #include <stdint.h>
-    struct file_facts { /* of fstat and statx, whichever told */
-        uint64_t dev, ino, nlink, rdev;
-        int64_t size, blocks, block_size;
-        uint32_t mode, uid, gid;
-        int64_t atime, mtime, ctime;       /* seconds */
-        uint32_t atime_ns, mtime_ns, ctime_ns;
-    };
-    #endif
-    """
+cdef extern from "<errno.h>" nogil:
+    int ECANCELED, EOPNOTSUPP
+
+cdef extern from "<fcntl.h>" nogil:
+    int AT_EACCESS, AT_EMPTY_PATH, AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW
+    int O_ACCMODE, O_APPEND, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_EXCL, O_NOATIME
+    int O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY
+    int F_DUPFD_CLOEXEC, F_SETFL
+    int fcntl(int fd, int command, ...)
+
+cdef extern from "<poll.h>" nogil:
+    int POLLIN, POLLOUT
+
+cdef extern from "<sys/stat.h>" nogil:
+    uint32_t S_IFCHR, S_IFDIR, S_IFIFO, S_IFMT, S_IFREG
+    uint32_t STATX_BASIC_STATS
+
+cdef extern from "<unistd.h>" nogil:
+    int SEEK_SET, SEEK_CUR, SEEK_END
+    int posix_close "close"(int fd)
+
+cdef extern from "Python.h":
+    int PySys_Audit(const char *event, const char *fmt, ...) except -1
+
+cdef extern from "file_facts.h" nogil:
     struct file_facts:
         uint64_t dev, ino, nlink, rdev
         int64_t size, blocks, block_size
         uint32_t mode, uid, gid
         int64_t atime, mtime, ctime
         uint32_t atime_ns, mtime_ns, ctime_ns
+    int facts_of_fd(int fd, file_facts *f)
+    void facts_of_statx(const void *out, file_facts *f)
+    bint facts_are_local(const file_facts *f)
+
+cdef enum:
+    CHUNK = 256 * 1024          # copying it takes some 16 µs: what an inline attempt may hold up
+    HERE = -1                   # offset: at the file's own position
 
 
 @cython.final
@@ -81,5 +99,20 @@ cdef class Handle(Descriptor):
     cdef bint _may_switch(self, Scheduler s) noexcept
 
 
-cdef int fill_facts(int fd, file_facts *facts) noexcept nogil
+cdef class DirectoryNumber:
+    """A dir_fd= argument; keeps the Handle that it may have come from alive while it is used."""
+    cdef int fd
+    cdef Handle handle
+
+
+cdef bytes path_bytes(object path)
+cdef int raise_path_error(int64_t result, object path, object path2=*) except -1
+cdef int64_t inject(Scheduler s, int kind, uint64_t *n) except? -4096
+cdef int keep_object(Slot *slot, object owner) except -1
+cdef int64_t perform_in(Handle directory, Scheduler s, Slot *slot) except? -4096
 cdef object stat_result(const file_facts *facts)
+cdef object stat_of_open(Handle handle)
+cdef int64_t stat_waiting(Scheduler s, bytes path, DirectoryNumber directory, int flags,
+                          file_facts *facts) except? -4096
+cdef bint openat2_is_refused() noexcept
+cdef int note_refusal(int64_t result) noexcept

@@ -11,7 +11,10 @@ from cpython.buffer cimport (
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
 
-from ferrule._core.files cimport BulkTurns, Handle
+from ferrule._core.files cimport (
+    BulkTurns, Handle, O_ACCMODE, O_APPEND, O_CLOEXEC, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC,
+    O_WRONLY, PySys_Audit, SEEK_CUR, SEEK_END, S_IFCHR, S_IFDIR,
+)
 from ferrule._core.operation cimport OP_FTRUNCATE
 from ferrule._core.scheduler cimport Scheduler, current_scheduler, raise_error
 
@@ -21,22 +24,14 @@ import warnings
 
 from ferrule._core.scheduler import Cancelled
 
-cdef extern from "<fcntl.h>" nogil:
-    int O_ACCMODE, O_APPEND, O_CLOEXEC, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY
-
 cdef extern from "<errno.h>" nogil:
-    int EISDIR, ESPIPE
-
-cdef extern from "<sys/stat.h>" nogil:
-    unsigned int S_IFCHR, S_IFDIR, S_IFREG
+    int EISDIR
 
 cdef extern from "<unistd.h>" nogil:
-    int SEEK_SET, SEEK_CUR, SEEK_END
     int posix_isatty "isatty"(int fd)
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object o)
-    int PySys_Audit(const char *event, const char *fmt, ...) except -1
 
 # builtins.open takes the block size, 4 KiB on most file systems.  A write costs a change of thread
 # here, and a read that misses the page cache two switches, so fewer and larger ones are better.
@@ -200,27 +195,10 @@ cdef class RawFile(Handle):
 
     # -- the rest of io.RawIOBase --
 
-    def fileno(self):
-        """The descriptor's number."""
-        self.check()
-        return self.fd
-
     def isatty(self):
         """Whether the file is a terminal."""
         self.check()
         return self.kind == S_IFCHR and bool(posix_isatty(self.fd))
-
-    def close(self):
-        """Close the file; operations in flight on it end with EBADF first.  Idempotent.
-
-        A switch point if there were any; never a cancellation point.
-        """
-        self.shut()
-
-    @property
-    def closed(self):
-        """Whether the file is closed."""
-        return self.fd < 0 or self.closing
 
     @property
     def _blksize(self):
