@@ -1256,13 +1256,15 @@ cdef class Scheduler:
         cdef int64_t result
         if me.no_switch:
             raise RuntimeError("this would switch fibers inside no_switch()")
-        if self.faults is not None:
-            result = self.inject(o.kind, &o.len)
-            if result < 0:
-                return result
         while True:
             if cancellable and me.scope.effective:
                 raise Cancelled("the scope was cancelled")
+            if self.faults is not None:
+                result = self.inject(o.kind, &o.len)
+                if result == -EINTR and o.kind != OP_CLOSE:
+                    continue
+                if result < 0:
+                    return result
             o.generation += 1
             o.how_cancelled = 0
             o.waiter = <void *>me

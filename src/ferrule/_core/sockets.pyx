@@ -238,7 +238,7 @@ cdef class SocketCore(Descriptor):
         slot.keep = <PyObject *>data
         Py_INCREF(data)
         try:
-            result = self.perform(s, slot, self._deadline())
+            result = self._perform_nonblocking(s, slot, POLLIN, self._deadline())
         finally:
             s.give_slot(slot)
         if result < 0:
@@ -601,7 +601,7 @@ cdef class SocketCore(Descriptor):
         self.check_open()
         if s.faults is not None:
             result = s.inject(OP_CONNECT, &unused)
-            if result < 0:
+            if result < 0 and result != -EINTR:
                 return -result
         if self.timeout_ns < 0:
             self._sock.setblocking(False)
@@ -666,11 +666,12 @@ cdef class SocketCore(Descriptor):
         cdef int64_t result
         cdef uint64_t unused = 0
         while True:
-            if s.faults is not None:
-                result = s.inject(kind, &unused)
+            result = s.inject(kind, &unused) if s.faults is not None else 0
+            if result == -EINTR:
+                continue
+            try:
                 if result < 0:
                     raise_error(result)
-            try:
                 value = fn(*args)
                 break
             except BlockingIOError:
