@@ -1,0 +1,167 @@
+"""The README's first program and every file in examples/ run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+# How a user runs them, but that a warning (of something not closed) is a failure.
+PYTHON = [sys.executable, "-W", "error"]
+STATED_PORT = "7000"
+SECONDS = 60
+
+
+def first_readme_program() -> str:
+    found = re.search(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert found, "the README has no Python block"
+    return found[1]
+
+
+def run_example(name: str, folder: Path, *args: object) -> list[str]:
+    """The lines it prints; it has to end by itself, well, and without a word on stderr."""
+    done = subprocess.run(
+        [*PYTHON, str(EXAMPLES / name), *map(str, args)],
+        cwd=folder, capture_output=True, text=True, timeout=SECONDS,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(folder.iterdir()) == [], "it leaves files in the current folder"
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    return folder
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def connect_when_up(port: int, server: subprocess.Popen[str]) -> socket.socket:
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
+        except ConnectionRefusedError:
+            assert server.poll() is None, server.communicate()[1]
+            assert time.monotonic() < deadline, "it does not listen"
+            time.sleep(0.02)  # another process: there is nothing to wait on
+
+
+@contextmanager
+def serving(program: Path) -> Iterator[subprocess.Popen[str]]:
+    server = subprocess.Popen([*PYTHON, str(program)], stderr=subprocess.PIPE, text=True)
+    try:
+        yield server
+    finally:
+        server.kill()
+        server.communicate()
+
+
+@pytest.fixture
+def echo_server(tmp_path: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """The README's first program, with nothing changed but the port, which may be taken."""
+    source, port = first_readme_program(), free_port()
+    assert source.count(STATED_PORT) == 1
+    program = tmp_path / "echo.py"
+    program.write_text(source.replace(STATED_PORT, str(port)))
+    with serving(program) as server:
+        yield port, server
+
+
+def receive(conn: socket.socket, count: int) -> bytes:
+    with conn.makefile("rb") as file:
+        return file.read(count)
+
+
+def test_the_readmes_first_program_echoes_to_several_clients_at_once(
+    echo_server: tuple[int, subprocess.Popen[str]],
+) -> None:
+    port, server = echo_server
+    with connect_when_up(port, server) as one, connect_when_up(port, server) as other:
+        for conn in (one, other):
+            message = os.urandom(100_000)
+            conn.sendall(message)
+            assert receive(conn, len(message)) == message
+        one.shutdown(socket.SHUT_WR)
+        assert one.recv(1) == b""
+        other.sendall(b"still")
+        assert receive(other, 5) == b"still"
+
+
+def test_ctrl_c_ends_the_readmes_first_program(
+    echo_server: tuple[int, subprocess.Popen[str]],
+) -> None:
+    port, server = echo_server
+    with connect_when_up(port, server) as conn:
+        conn.sendall(b"x")
+        assert conn.recv(1) == b"x"  # in the middle of a connection
+        server.send_signal(signal.SIGINT)
+        _, errors = server.communicate(timeout=SECONDS)
+        assert errors.splitlines()[-1] == "KeyboardInterrupt"
+        assert conn.recv(1) == b""
+
+
+def test_the_readmes_first_program_is_under_ten_lines_and_an_example() -> None:
+    source = first_readme_program()
+    assert len(source.splitlines()) < 10
+    assert (EXAMPLES / "echo_server.py").read_text() == source
+
+
+def test_https_get_prints_the_status_and_the_page(empty: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command to make a certificate")
+    assert run_example("https_get.py", empty) == [
+        "localhost: HTTP/1.1 200 OK",
+        "<h1>Hello over TLS</h1>",
+    ]
+
+
+def test_fetch_many_gets_all_but_the_late_pages(empty: Path) -> None:
+    size = sum(len(f"This is page {number}.\n") for number in range(100) if number % 25)
+    assert run_example("fetch_many.py", empty) == [
+        f"96 pages, {size} bytes",
+        "too late: [0, 25, 50, 75]",
+    ]
+
+
+def test_copy_files_copies_a_folder_of_its_own(empty: Path) -> None:
+    size = sum(len(f"{number}\n") * 1000 for number in range(50))
+    assert run_example("copy_files.py", empty) == [f"50 files, {size} bytes", "identical"]
+
+
+def test_copy_files_copies_a_given_folder(empty: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    files = {Path("a"): b"", Path("in/b"): os.urandom(100_000), Path("in/side/c"): b"c"}
+    for path, content in files.items():
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        (source / path).write_bytes(content)
+    assert run_example("copy_files.py", empty, source, target) == ["3 files, 100001 bytes"]
+    copied = {path.relative_to(target): path.read_bytes() for path in all_files(target)}
+    assert copied == files
+
+
+def all_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_every_example_is_tested() -> None:
+    here = Path(__file__).read_text()
+    untested = [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in here]
+    assert untested == []
