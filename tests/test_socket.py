@@ -507,6 +507,29 @@ def test_detach_gives_the_descriptor_up(run: Run) -> None:
     run(main)
 
 
+def test_a_listener_made_blocking_from_outside_still_parks_only_its_fiber(run: Run) -> None:
+    def main() -> None:
+        with ferrule.listen_tcp("127.0.0.1", 0) as listener:
+            for spoil in (
+                lambda: listener.settimeout(None),
+                lambda: listener.dup().close(),
+                lambda: os.set_blocking(listener.fileno(), True),
+            ):
+                spoil()
+                task = ferrule.spawn(listener.accept)
+                settle()
+                with ferrule.connect_tcp(*listener.getsockname()) as client:
+                    conn, address = task.result(timeout=5)
+                    assert address == client.getsockname()
+                    conn.close()
+            listener.settimeout(0)
+            os.set_blocking(listener.fileno(), True)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+
+    run(main)
+
+
 def test_dup_and_fromfd_share_the_connection(run: Run) -> None:
     def main() -> None:
         with unix_pair() as (one, other):

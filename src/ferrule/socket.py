@@ -116,8 +116,9 @@ class socket(SocketCore):
         """
         self._set_timeout(timeout)
         # A listener stays O_NONBLOCK, also for its duplicates: accept tries before it waits.
-        listens = self._sock.getsockopt(_low.SOL_SOCKET, _low.SO_ACCEPTCONN)
-        self._sock.setblocking(timeout is None and not listens)
+        self._sock.setblocking(
+            timeout is None and not self._sock.getsockopt(_low.SOL_SOCKET, _low.SO_ACCEPTCONN)
+        )
 
     def setblocking(self, flag: bool) -> None:
         """``settimeout(None)`` if true, else ``settimeout(0)``."""

@@ -269,7 +269,12 @@ int64_t op_try_send(int fd, const void *buf, uint64_t len, int flags) {
                           flags | MSG_DONTWAIT | MSG_NOSIGNAL));
 }
 
-int64_t op_try_accept(struct op *o) { return try_accept(o); }
+/* accept4 has no flag against waiting.  O_NONBLOCK does it, but belongs to everybody who shares the
+ * socket (dup, a child process), so it is looked at each time. */
+int64_t op_try_accept(struct op *o) {
+    int flags = fcntl(o->fd, F_GETFL);
+    return flags >= 0 && !(flags & O_NONBLOCK) ? -EAGAIN : try_accept(o);
+}
 
 /* -EAGAIN: not in the page cache; -EOPNOTSUPP: this file cannot tell. */
 int64_t op_try_read(int fd, void *buf, uint64_t len, int64_t off) {

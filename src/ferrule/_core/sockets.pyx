@@ -574,7 +574,8 @@ cdef class SocketCore(Descriptor):
             if result == 0:
                 result = op_try_accept(&slot.o)
             if result == -EAGAIN and self.timeout_ns == 0:
-                raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
+                self._poll_now(POLLIN)  # unless somebody made it block: then take what is there
+                return result
             if result >= 0:
                 s.spend_budget()
             if result != -EINTR:
