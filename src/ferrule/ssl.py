@@ -376,6 +376,18 @@ class SSLSocket(socket):
             raise ValueError(f"{cb_type} channel binding type not implemented")
         return None
 
+    if hasattr(_std.SSLObject, "get_verified_chain"):  # Python 3.13
+
+        def get_verified_chain(self) -> list[bytes]:
+            """See ssl.SSLSocket.get_verified_chain."""
+            chain: list[bytes] = self._check_connected().get_verified_chain()
+            return chain
+
+        def get_unverified_chain(self) -> list[bytes]:
+            """See ssl.SSLSocket.get_unverified_chain."""
+            chain: list[bytes] = self._check_connected().get_unverified_chain()
+            return chain
+
     def verify_client_post_handshake(self) -> None:
         """See ssl.SSLSocket.verify_client_post_handshake."""
         if self._sslobj is None:
@@ -539,14 +551,13 @@ class SSLSocket(socket):
             raise ValueError("can't connect in server-side mode")
         if self._connected or self._sslobj is not None:
             raise ValueError("attempt to connect already-connected SSLSocket!")
-        err = connect(address)
-        if err:
-            return err
         try:
-            self._connected = True
             self._start()
-            if self.do_handshake_on_connect:
-                self.do_handshake()
+            err = connect(address)
+            if not err:
+                self._connected = True
+                if self.do_handshake_on_connect:
+                    self.do_handshake()
         except (OSError, ValueError):
             self._sslobj = None
             raise
@@ -627,7 +638,7 @@ class SSLContext(_std.SSLContext):
         ``do_handshake_on_connect`` is true the handshake happens here: a switch and cancellation
         point, after whose failure the connection is closed.
         """
-        return SSLSocket._create(
+        made: SSLSocket = self.sslsocket_class._create(
             sock,
             server_side,
             do_handshake_on_connect,
@@ -636,6 +647,7 @@ class SSLContext(_std.SSLContext):
             self,
             session,
         )
+        return made
 
     def load_cert_chain(self, *args: Any, **kwargs: Any) -> None:
         """See ssl.SSLContext.load_cert_chain.  Inside a runtime a switch point."""
