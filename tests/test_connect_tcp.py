@@ -106,6 +106,20 @@ def test_an_unknown_name_raises_gaierror(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "error"),
+    [("a..b", 80, UnicodeError), ("localhost", "no-such", std.gaierror), (5, 80, TypeError)],
+)
+def test_a_mistake_in_the_address_is_raised_as_it_is(
+    run: Run, host: Any, port: Any, error: type[Exception]
+) -> None:
+    def main() -> None:
+        with pytest.raises(error):
+            ferrule.connect_tcp(host, port)
+
+    run(main)
+
+
 def test_the_next_address_is_tried_after_the_stagger(run: Run, scene: Scene) -> None:
     scene.answers = {std.AF_INET6: (0, []), std.AF_INET: (0, ["192.0.2.1", "192.0.2.2"])}
     scene.delays = {"192.0.2.1": 30}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket as std_socket
 import ssl as std
@@ -1182,5 +1183,34 @@ def test_wrapping_refuses_what_cannot_work(run: Run, contexts: Contexts) -> None
                 server.wrap_socket(far, server_side=True, server_hostname="localhost")
             near.sendall(b"both are")
             assert far.recv(100) == b"both are"  # untouched by what was refused
+
+    run(main)
+
+
+def test_a_context_makes_the_class_of_socket_that_it_is_told_to(contexts: Contexts) -> None:
+    class Mine(fssl.SSLSocket):
+        pass
+
+    contexts[0].sslsocket_class = Mine  # type: ignore[assignment]
+    with contexts[0].wrap_socket(ferrule.socket.socket(), server_hostname="x") as sock:
+        assert isinstance(sock, Mine)
+
+
+def test_a_connect_that_does_not_wait_is_followed_by_a_handshake(
+    run: Run, contexts: Contexts
+) -> None:
+    def main() -> None:
+        with ferrule.listen_tcp("127.0.0.1", 0) as listener, contexts[0].wrap_socket(
+            ferrule.socket.socket(), server_hostname="localhost", do_handshake_on_connect=False
+        ) as client:
+            client.setblocking(False)
+            assert client.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+            ferrule.wait_writable(client)
+            conn, _ = listener.accept()
+            server = ferrule.spawn(lambda: contexts[1].wrap_socket(conn, server_side=True))
+            client.settimeout(5)
+            client.do_handshake()
+            assert client.version() == "TLSv1.3"
+            server.result().close()
 
     run(main)

@@ -7,6 +7,7 @@ import collections
 import errno
 import os
 import select
+import socket as _std
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from ferrule._core.scheduler import (
     sleep,
 )
 from ferrule._core.sockets import in_fiber, report_unraisable, wait_ready
-from ferrule._core.sync import Event, Queue
+from ferrule._core.sync import Empty, Event, Queue
 from ferrule.clocks import now
 from ferrule.resolver import AddressInfo, getaddrinfo, is_numeric, worst_error
 from ferrule.socket import Address, socket
@@ -198,7 +199,7 @@ class _Race:
                 return None
             try:
                 report = self.reports.get(timeout=wait)
-            except _empty():
+            except Empty:
                 continue
             if isinstance(report, socket):
                 return report
@@ -236,7 +237,7 @@ class _Race:
     def look_up(self, family: int) -> None:
         try:
             infos = getaddrinfo(self.host, self.port, family, _low.SOCK_STREAM)
-        except OSError as exc:
+        except Exception as exc:  # whatever it is, it belongs to the caller of connect_tcp
             self.errors.append(exc)
             infos = []
         self.reports.put_nowait((family, infos))
@@ -244,7 +245,7 @@ class _Race:
     def attempt(self, info: AddressInfo) -> None:
         try:
             conn = _attempt(info, self.local)
-        except OSError as exc:
+        except Exception as exc:
             self.reports.put_nowait(exc)
         else:
             self.reports.put_nowait(conn)
@@ -254,12 +255,6 @@ class _Race:
             report = self.reports.get_nowait()
             if isinstance(report, socket):
                 report.close()
-
-
-def _empty() -> type[Exception]:
-    import queue
-
-    return queue.Empty
 
 
 def connect_unix(path: str | bytes | os.PathLike[str], timeout: float | None = None) -> socket:
@@ -344,8 +339,9 @@ def listen_tcp(
     """Listen for TCP connections; iterate over the result for accepted sockets.
 
     ``host`` None or "" is every interface, IPv4 and IPv6 where the system can; port 0 picks a free
-    one (``getsockname()[1]``).  SO_REUSEADDR is set; accepted sockets have TCP_NODELAY.
-    ``reuse_port`` lets several processes listen.  Raises OSError with the address in it, or
+    one (``getsockname()[1]``); of a name's addresses the first that can be taken is used.
+    SO_REUSEADDR is set; accepted sockets have TCP_NODELAY.  ``reuse_port`` lets several processes
+    listen.  Raises OSError with the address in it, or
     socket.gaierror.  A switch point if the host is a name.
     """
     errors: list[Exception] = []
@@ -371,10 +367,8 @@ def listen_tcp(
 
 
 def _local_addresses(host: str | None, port: int | str, kind: int) -> list[AddressInfo]:
-    import socket as std
-
     infos = getaddrinfo(host or None, port, 0, kind, 0, _low.AI_PASSIVE)
-    if not host and std.has_dualstack_ipv6():  # one socket for both
+    if not host and _std.has_dualstack_ipv6():  # one socket for both
         infos.sort(key=lambda info: info[0] != _low.AF_INET6)
     return infos
 
@@ -420,15 +414,9 @@ def _bind_unix(sock: Any, path: str | bytes, mode: int | None) -> tuple[int, int
 
 
 def _is_stale(path: str | bytes) -> bool:
-    with _low_socket() as probe:
+    with _std.socket(_low.AF_UNIX, _low.SOCK_STREAM) as probe:
         probe.setblocking(False)
         return bool(probe.connect_ex(path) == errno.ECONNREFUSED)
-
-
-def _low_socket() -> Any:
-    import socket as std
-
-    return std.socket(_low.AF_UNIX, _low.SOCK_STREAM)
 
 
 def _unlink_if_same(path: str | bytes, device: int, inode: int) -> None:
