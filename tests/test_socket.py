@@ -526,6 +526,10 @@ def test_a_listener_made_blocking_from_outside_still_parks_only_its_fiber(run: R
             os.set_blocking(listener.fileno(), True)
             with pytest.raises(BlockingIOError):
                 listener.accept()
+            listener.settimeout(None)
+            fd = listener.detach()
+            assert os.get_blocking(fd)
+            os.close(fd)
 
     run(main)
 

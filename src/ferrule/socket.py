@@ -464,7 +464,11 @@ class socket(SocketCore):
         Other fibers' operations on it end with EBADF first, which may switch.
         """
         self._closed = True
-        return int(self._sock.detach()) if self._release() >= 0 else -1
+        if self._release() < 0:
+            return -1
+        if self._tries_accept:  # its next owner expects what the timeout says
+            self._sock.setblocking(self.gettimeout() is None)
+        return int(self._sock.detach())
 
     def close(self) -> None:
         """Close it, once no file made by `makefile` is open.  Idempotent.

@@ -714,7 +714,11 @@ cdef class SocketCore(Descriptor):
                            tuple rest) except -1:
         cdef Py_ssize_t taken, length
         send = self._sock.sendmsg
-        taken = self._repeat(s, OP_SENDMSG, POLLOUT, deadline, waits, send, (buffers, *rest))
+        if len(buffers) == 1 and len(rest) == 2 and not rest[0]:
+            taken = self._repeat(s, OP_SENDMSG, POLLOUT, deadline, waits, self._sock.send,
+                                 (buffers[0], rest[1]))
+        else:
+            taken = self._repeat(s, OP_SENDMSG, POLLOUT, deadline, waits, send, (buffers, *rest))
         if not self.is_stream:
             return 0
         while True:  # a stream may take a part; ancillary data went with the first byte
