@@ -25,7 +25,7 @@ $(VENV)/.built: $(VENV)/.deps $(SOURCES)
 	mkdir -p $(BUILD)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	    --no-build-isolation --no-deps --force-reinstall \
-	    -Cbuild-dir=$(BUILD) -Csetup-args=-Dwerror=true .
+	    --config-settings=build-dir=$(BUILD) --config-settings=setup-args=-Dwerror=true .
 	touch $@
 
 test: build
@@ -56,7 +56,7 @@ $(BENCH_VENV)/.ferrule: $(VENV)/.built $(BENCH_VENV)/.peers
 	rm -rf build/wheel
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip wheel --quiet \
 	    --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir build/wheel \
-	    -Cbuild-dir=$(BUILD) -Csetup-args=-Dwerror=true .
+	    --config-settings=build-dir=$(BUILD) --config-settings=setup-args=-Dwerror=true .
 	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	    --no-deps --force-reinstall build/wheel/*.whl
 	touch $@
