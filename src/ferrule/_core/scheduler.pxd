@@ -15,6 +15,9 @@ cdef enum TaskState:
     PARKED      # waiting on `waiting_on`
     DONE
 
+cdef enum:
+    SCRATCH_SIZE = 256 * 1024
+
 cdef enum Outcome:
     UNDECIDED
     RETURNED
@@ -151,6 +154,7 @@ cdef class Scheduler:
     cdef readonly uint64_t switches, ticks, spawned
     cdef readonly uint32_t leaked
     cdef dict faults
+    cdef char *scratch           # SCRATCH_SIZE bytes, once somebody needed them
     cdef object bulk_turns       # of files.pyx: who may move much data
 
     cdef int make_ready(self, Task task) except -1
@@ -172,6 +176,8 @@ cdef class Scheduler:
     cdef Slot *take_slot(self, int kind, int fd) except NULL
     cdef int give_slot(self, Slot *slot) except -1
     cdef int64_t perform(self, Slot *slot, int64_t deadline, bint cancellable) except? -4096
+    # For a call that fills it and copies out of it without a switch between.
+    cdef char *scratch_space(self) except NULL
     # The seam: 0, or the -errno that the next attempt of this kind is to fail with; may shorten.
     cdef int64_t inject(self, int kind, uint64_t *length) except? -4096
 

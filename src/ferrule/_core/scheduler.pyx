@@ -20,6 +20,7 @@ from libc.errno cimport (
     EBADF, EINTR,
 )
 from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from ferrule._core.backend cimport Backend
@@ -713,6 +714,7 @@ cdef class Scheduler:
 
     def __dealloc__(self):
         timers_free(&self.heap)
+        free(self.scratch)
         if not self.leaked:
             slots_free(&self.table)
 
@@ -1215,6 +1217,13 @@ cdef class Scheduler:
         return task
 
     # ---- operations ----
+
+    cdef char *scratch_space(self) except NULL:
+        if self.scratch == NULL:
+            self.scratch = <char *>malloc(SCRATCH_SIZE)
+            if self.scratch == NULL:
+                raise MemoryError("no memory for the receive buffer")
+        return self.scratch
 
     cdef Slot *take_slot(self, int kind, int fd) except NULL:
         cdef Slot *slot = <Slot *>slots_take(&self.table, kind, fd)

@@ -18,7 +18,6 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
 
 from ferrule._core.operation cimport (
@@ -26,7 +25,7 @@ from ferrule._core.operation cimport (
     OP_SENDFILE, OP_SENDMSG, op_try_accept, op_try_read, op_try_recv, op_try_send, sockaddr_storage,
 )
 from ferrule._core.scheduler cimport (
-    Descriptor, Scheduler, Slot, Task, Waitable, current_scheduler, deadline_after,
+    SCRATCH_SIZE, Descriptor, Scheduler, Slot, Task, Waitable, current_scheduler, deadline_after,
     monotonic_ns, raise_error, scheduler_or_none,
 )
 
@@ -77,17 +76,10 @@ cdef extern from "<netinet/in.h>" nogil:
 
 cdef enum:
     PROVIDED_SIZE = 4096         # what one provided buffer holds
-    SCRATCH_SIZE = 256 * 1024
     SMALL_READ = 8 * 1024        # below it a socket leaves the scratch buffer again
     SENDFILE_MAX = 4 * 1024 * 1024   # so that a cancellation is seen in between
     COPIED_FILE = 64 * 1024      # copying this much costs less than the way to a worker thread
     DIRECT_SENDS = 128             # with more in flight than this, sends are queued
-
-# One per process: between filling it and copying out of it nothing can switch or run.
-cdef char *scratch = <char *>malloc(SCRATCH_SIZE)
-if scratch == NULL:
-    raise MemoryError("no memory for the receive buffer")
-
 
 cdef class SendTurn(Waitable):
     cdef int abort_wait(self, Task task) except -1:
@@ -205,7 +197,7 @@ cdef class SocketCore(Descriptor):
         while True:
             result = s.inject(OP_RECV, &length) if s.faults is not None else 0
             if result == 0:
-                result = op_try_recv(self.fd, scratch, length, flags)
+                result = op_try_recv(self.fd, s.scratch_space(), length, flags)
             if result >= 0:
                 break
             if result == -EAGAIN:
@@ -219,7 +211,7 @@ cdef class SocketCore(Descriptor):
             self.check_open()
             length = min(bufsize, SCRATCH_SIZE)
         self.large_reads = result >= SMALL_READ
-        data = PyBytes_FromStringAndSize(scratch, result)
+        data = PyBytes_FromStringAndSize(s.scratch_space(), result)
         s.spend_budget()
         return data
 
@@ -408,11 +400,11 @@ cdef class SocketCore(Descriptor):
             self.check_open()
             result = -EAGAIN
             if s.faults is None and (rest <= COPIED_FILE or <int64_t>length <= COPIED_FILE):
-                result = op_try_read(fd, scratch, min(length, COPIED_FILE), offset)
+                result = op_try_read(fd, s.scratch_space(), min(length, COPIED_FILE), offset)
                 if result == 0:
                     return 0
             if result > 0:
-                result = op_try_send(self.fd, scratch, result, 0)
+                result = op_try_send(self.fd, s.scratch_space(), result, 0)
                 if result > 0:
                     s.spend_budget()
             else:
