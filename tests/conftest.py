@@ -16,6 +16,7 @@ import pytest
 
 import ferrule
 import ferrule.runtime
+from ferrule._core import ring as ring_core
 
 BACKENDS = ("uring",)
 SETTLE_SECONDS = 3.0
@@ -127,3 +128,11 @@ def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
         )
 
     return run_script
+
+
+@pytest.fixture
+def hidden_operations() -> Iterator[Callable[..., None]]:
+    """Let io_uring operations seem missing from this kernel, until the test ends."""
+    hidden: list[int] = []
+    yield lambda *opcodes: hidden.extend(ring_core._hide_operations(opcodes))
+    ring_core._show_operations(hidden)

@@ -237,6 +237,16 @@ def test_probe_tells_what_the_kernel_has():
     assert probe.last_op >= Op.READ
 
 
+def test_operation_that_the_kernel_lacks_is_refused_by_name_and_version(hidden_operations):
+    hidden_operations(Op.STATX)
+    with clean_ring() as ring:
+        with pytest.raises(NotSupported, match=r"IORING_OP_STATX needs Linux 5\.6"):
+            ring.prep_statx(None, "/")
+        assert ring.sq_ready() == 0
+        ring.prep_nop()
+        assert finish(ring)[0].res == 0
+
+
 def test_disabled_ring_says_so_and_starts_when_enabled():
     with clean_ring(8, flags=DEFER | SetupFlags.R_DISABLED) as ring:
         ring.prep_nop("late")

@@ -79,11 +79,19 @@ def leaked_operations():
 
 
 cdef class Ring
+cdef class SQE
 cdef class BufferRing
 
+include "ring_kernel.pxi"
 include "ring_sockaddr.pxi"
 include "ring_completion.pxi"
-include "ring_submission.pxi"
+include "ring_operation.pxi"
+include "ring_prep_core.pxi"
+include "ring_prep_files.pxi"
+include "ring_prep_sockets.pxi"
+include "ring_prep_system.pxi"
+include "ring_sqe.pxi"
+include "ring_register.pxi"
 include "ring_buffers.pxi"
 include "ring_setup.pxi"
 
@@ -169,7 +177,7 @@ cdef class CompletionQueue:
 
 
 @cython.final
-cdef class Ring:
+cdef class Ring(Registrations):
     """An io_uring: queue operations, submit them together, take their completions.
 
     entries         size of the submission queue, a power of two from 1 to 32768
@@ -267,6 +275,8 @@ cdef class Ring:
         if not sane(&self.r, &p):
             self.release()
             raise RuntimeError("the kernel set up a ring whose queues contradict its parameters")
+        if not kernel_was_asked:
+            ask_kernel(&self.r)
         self.opened = True
         self.unusable = False
         self.epoch = fork_epoch
@@ -392,7 +402,7 @@ cdef class Ring:
     cdef void vacate(self, Operation *op) noexcept:
         cdef PyObject *user_data = op.user_data
         cdef Operation old
-        cdef bint holds = (op.exported or op.block != NULL or op.file != NULL
+        cdef bint holds = (op.exported or op.block != NULL or op.file != NULL or op.extra != NULL
                            or op.group != NULL or op.views != NULL)
         if holds:
             old = detach(op)
@@ -430,7 +440,7 @@ cdef class Ring:
         if isinstance(target, SQE):
             if (<SQE>target).owner is not self:
                 raise ValueError("that operation belongs to another ring")
-            return (<SQE>target).key
+            return (<SQE>target).number
         for i in range(self.chunk_count * CHUNK):
             op = self.slot(i)
             if op.live and op != asking and op.user_data != NULL and same(
@@ -451,7 +461,7 @@ cdef class Ring:
         return self.handed_out - ring_sq_ready(&self.r)
 
     # An SQE object without a place in the queue: its prep_ method takes one.
-    cdef inline SQE blank(self):
+    cdef SQE place(self):
         cdef SQE sqe = SQE.__new__(SQE)
         sqe.owner = self
         return sqe
@@ -465,7 +475,7 @@ cdef class Ring:
             raise SubmissionQueueFull(
                 f"the submission queue is full ({self.r.sq_entries} entries): submit() first")
         sqe.op = self.occupy()
-        sqe.key = sqe.raw.user_data = self.key(sqe.op)
+        sqe.number = sqe.raw.user_data = self.key(sqe.op)
         sqe.sequence = self.handed_out
         self.handed_out += 1
         return 0
@@ -475,7 +485,7 @@ cdef class Ring:
 
         Raises SubmissionQueueFull when submit() has to be called first.
         """
-        cdef SQE sqe = self.blank()
+        cdef SQE sqe = self.place()
         self.bind(sqe)
         return sqe.tag(user_data)
 
@@ -820,291 +830,6 @@ cdef class Ring:
         self.check()
         self.fetch()
 
-    # ---- preparing: every prep_ method of SQE once more, on the next free SQE
-    # When one raises, nothing was queued.
-
-    def prep_nop(self, user_data=None):
-        """SQE.prep_nop on the next free SQE, with `user_data`."""
-        return self.blank().prep_nop().tag(user_data)
-
-    def prep_read(self, file, buffer, long long offset=-1, *, user_data=None):
-        """SQE.prep_read on the next free SQE, with `user_data`."""
-        return self.blank().prep_read(file, buffer, offset).tag(user_data)
-
-    def prep_write(self, file, buffer, long long offset=-1, *, user_data=None):
-        """SQE.prep_write on the next free SQE, with `user_data`."""
-        return self.blank().prep_write(file, buffer, offset).tag(user_data)
-
-    def prep_readv(self, file, buffers, long long offset=-1, unsigned int flags=0,
-                   *, user_data=None):
-        """SQE.prep_readv on the next free SQE, with `user_data`."""
-        return self.blank().prep_readv(file, buffers, offset, flags).tag(user_data)
-
-    def prep_writev(self, file, buffers, long long offset=-1, unsigned int flags=0,
-                    *, user_data=None):
-        """SQE.prep_writev on the next free SQE, with `user_data`."""
-        return self.blank().prep_writev(file, buffers, offset, flags).tag(user_data)
-
-    def prep_fsync(self, file, unsigned int flags=0, *, user_data=None):
-        """SQE.prep_fsync on the next free SQE, with `user_data`."""
-        return self.blank().prep_fsync(file, flags).tag(user_data)
-
-    def prep_openat(self, dfd, path, int flags=0, unsigned int mode=0o666, *, user_data=None):
-        """SQE.prep_openat on the next free SQE, with `user_data`."""
-        return self.blank().prep_openat(dfd, path, flags, mode).tag(user_data)
-
-    def prep_close(self, file, *, user_data=None):
-        """SQE.prep_close on the next free SQE, with `user_data`."""
-        return self.blank().prep_close(file).tag(user_data)
-
-    def prep_statx(self, dfd, path, int flags=0, unsigned int mask=0xfff, *, user_data=None):
-        """SQE.prep_statx on the next free SQE, with `user_data`."""
-        return self.blank().prep_statx(dfd, path, flags, mask).tag(user_data)
-
-    def prep_accept(self, file, int flags=0, *, user_data=None):
-        """SQE.prep_accept on the next free SQE, with `user_data`."""
-        return self.blank().prep_accept(file, flags).tag(user_data)
-
-    def prep_multishot_accept(self, file, int flags=0, *, user_data=None):
-        """SQE.prep_multishot_accept on the next free SQE, with `user_data`."""
-        return self.blank().prep_multishot_accept(file, flags).tag(user_data)
-
-    def prep_connect(self, file, address, *, user_data=None):
-        """SQE.prep_connect on the next free SQE, with `user_data`."""
-        return self.blank().prep_connect(file, address).tag(user_data)
-
-    def prep_recv(self, file, buffer, int flags=0, *, user_data=None):
-        """SQE.prep_recv on the next free SQE, with `user_data`."""
-        return self.blank().prep_recv(file, buffer, flags).tag(user_data)
-
-    def prep_recv_multishot(self, file, group, int flags=0, *, user_data=None):
-        """SQE.prep_recv_multishot on the next free SQE, with `user_data`."""
-        return self.blank().prep_recv_multishot(file, group, flags).tag(user_data)
-
-    def prep_send(self, file, buffer, int flags=0, *, user_data=None):
-        """SQE.prep_send on the next free SQE, with `user_data`."""
-        return self.blank().prep_send(file, buffer, flags).tag(user_data)
-
-    def prep_sendmsg(self, file, buffers, ancdata=(), int flags=0, address=None, *, user_data=None):
-        """SQE.prep_sendmsg on the next free SQE, with `user_data`."""
-        return self.blank().prep_sendmsg(file, buffers, ancdata, flags, address).tag(user_data)
-
-    def prep_recvmsg(self, file, buffers, Py_ssize_t ancbufsize=0, int flags=0, *, user_data=None):
-        """SQE.prep_recvmsg on the next free SQE, with `user_data`."""
-        return self.blank().prep_recvmsg(file, buffers, ancbufsize, flags).tag(user_data)
-
-    def prep_poll_add(self, file, unsigned int mask, *, user_data=None):
-        """SQE.prep_poll_add on the next free SQE, with `user_data`."""
-        return self.blank().prep_poll_add(file, mask).tag(user_data)
-
-    def prep_poll_multishot(self, file, unsigned int mask, *, user_data=None):
-        """SQE.prep_poll_multishot on the next free SQE, with `user_data`."""
-        return self.blank().prep_poll_multishot(file, mask).tag(user_data)
-
-    def prep_poll_remove(self, target, *, user_data=None):
-        """SQE.prep_poll_remove on the next free SQE, with `user_data`."""
-        return self.blank().prep_poll_remove(target).tag(user_data)
-
-    def prep_poll_update(self, target, unsigned int mask, bint multishot=True, *, user_data=None):
-        """SQE.prep_poll_update on the next free SQE, with `user_data`."""
-        return self.blank().prep_poll_update(target, mask, multishot).tag(user_data)
-
-    def prep_cancel(self, target=None, unsigned int flags=0, opcode=None, *, user_data=None):
-        """SQE.prep_cancel on the next free SQE, with `user_data`."""
-        return self.blank().prep_cancel(target, flags, opcode).tag(user_data)
-
-    def prep_cancel64(self, uint64_t key, unsigned int flags=0, *, user_data=None):
-        """SQE.prep_cancel64 on the next free SQE, with `user_data`."""
-        return self.blank().prep_cancel64(key, flags).tag(user_data)
-
-    def prep_cancel_fd(self, file, unsigned int flags=0, opcode=None, *, user_data=None):
-        """SQE.prep_cancel_fd on the next free SQE, with `user_data`."""
-        return self.blank().prep_cancel_fd(file, flags, opcode).tag(user_data)
-
-    def prep_timeout(self, seconds, unsigned int count=0, unsigned int flags=0, *, user_data=None):
-        """SQE.prep_timeout on the next free SQE, with `user_data`."""
-        return self.blank().prep_timeout(seconds, count, flags).tag(user_data)
-
-    def prep_timeout_remove(self, target, unsigned int flags=0, *, user_data=None):
-        """SQE.prep_timeout_remove on the next free SQE, with `user_data`."""
-        return self.blank().prep_timeout_remove(target, flags).tag(user_data)
-
-    def prep_timeout_update(self, target, seconds, unsigned int flags=0, *, user_data=None):
-        """SQE.prep_timeout_update on the next free SQE, with `user_data`."""
-        return self.blank().prep_timeout_update(target, seconds, flags).tag(user_data)
-
-    def prep_link_timeout(self, seconds, unsigned int flags=0, *, user_data=None):
-        """SQE.prep_link_timeout on the next free SQE, with `user_data`."""
-        return self.blank().prep_link_timeout(seconds, flags).tag(user_data)
-
-    def prep_msg_ring(self, target, unsigned int res, uint64_t data, unsigned int flags=0,
-                      *, user_data=None):
-        """SQE.prep_msg_ring on the next free SQE, with `user_data`."""
-        return self.blank().prep_msg_ring(target, res, data, flags).tag(user_data)
-
-    # ---- what is set up once and used by many operations (io_uring_register)
-
-    cdef int register(self, uint32_t opcode, void *arg, uint32_t count) except -1:
-        cdef int result
-        self.check()
-        result = ring_register(&self.r, opcode, arg, count)
-        if result < 0:
-            raise register_error(-result, opcode)
-        return result
-
-    def register_files(self, files):
-        """Register descriptors (objects with fileno() too; -1 leaves a place empty).
-
-        Operations then name them by index, after use_registered_fd(), without a look-up each.
-        """
-        cdef list numbers = [registered_fd(file) for file in files]
-        cdef bytes block = descriptors(numbers)
-        self.register(URING_REGISTER_FILES, PyBytes_AS_STRING(block), len(numbers))
-
-    def unregister_files(self):
-        """Forget the registered files.  Operations in flight on them go on."""
-        self.register(URING_UNREGISTER_FILES, NULL, 0)
-
-    def register_files_update(self, unsigned int offset, files):
-        """Replace registered files from `offset` on (-1 empties a place); returns how many."""
-        cdef uring_rsrc_update update
-        cdef list numbers = [registered_fd(file) for file in files]
-        cdef bytes block = descriptors(numbers)
-        memset(&update, 0, sizeof(update))
-        update.offset = offset
-        update.data = <uint64_t><uintptr_t>PyBytes_AS_STRING(block)
-        return self.register(URING_REGISTER_FILES_UPDATE, &update, len(numbers))
-
-    def register_eventfd(self, file, bint only_async=False):
-        """Signal an eventfd at every completion, or only at those not reached inside submit."""
-        cdef int fd = PyObject_AsFileDescriptor(file)
-        self.register(
-            URING_REGISTER_EVENTFD_ASYNC if only_async else URING_REGISTER_EVENTFD, &fd, 1)
-
-    def unregister_eventfd(self):
-        """Stop signalling."""
-        self.register(URING_UNREGISTER_EVENTFD, NULL, 0)
-
-    def register_probe(self):
-        """Ask the kernel which operations it has: a Probe (Linux 5.6)."""
-        cdef Probe probe = Probe.__new__(Probe)
-        self.register(URING_REGISTER_PROBE, &probe.raw, 256)
-        return probe
-
-    def enable_rings(self):
-        """Start a ring made with R_DISABLED; the calling thread becomes its issuer (Linux 5.10)."""
-        cdef unsigned long thread = PyThread_get_thread_ident()
-        if FE_FREE_THREADED:
-            self.thread = thread
-        self.register(URING_REGISTER_ENABLE_RINGS, NULL, 0)
-        self.thread = thread
-        self.bound = FE_FREE_THREADED or (self.r.setup_flags & URING_SETUP_SINGLE_ISSUER) != 0
-
-    def register_ring_fd(self):
-        """Let this thread enter the ring without looking up its descriptor (Linux 5.18)."""
-        self.check()
-        cdef int result = ring_register_own_fd(&self.r)
-        if result < 0:
-            raise register_error(-result, URING_REGISTER_RING_FDS)
-
-    def unregister_ring_fd(self):
-        """Undo register_ring_fd."""
-        self.check()
-        cdef int result = ring_unregister_own_fd(&self.r)
-        if result < 0:
-            raise register_error(-result, URING_UNREGISTER_RING_FDS)
-
-    def register_iowq_max_workers(self, unsigned int bounded=0, unsigned int unbounded=0):
-        """Limit the kernel threads for operations that must block; 0 leaves a limit (5.15).
-
-        `bounded` ones work on regular files, `unbounded` ones on all else.  The limits hold for
-        every ring of the calling thread.  Returns the limits before: (bounded, unbounded).
-        """
-        cdef uint32_t limits[2]
-        limits[0] = bounded
-        limits[1] = unbounded
-        self.register(URING_REGISTER_IOWQ_MAX_WORKERS, limits, 2)
-        return limits[0], limits[1]
-
-    def register_buf_ring(self, unsigned int entries, unsigned int buffer_size,
-                          unsigned int bgid=0):
-        """Give the kernel `entries` buffers (a power of two, up to 32768) of `buffer_size` bytes to
-        pick from, as group `bgid`.  Returns the BufferRing (Linux 5.19)."""
-        cdef uring_buf_reg reg
-        cdef BufferRing group
-        cdef long bid
-        self.check()
-        if entries == 0 or entries > MAX_ENTRIES or entries & (entries - 1):
-            raise ValueError(
-                f"entries must be a power of two from 1 to {MAX_ENTRIES}, not {entries}")
-        if not 0 < buffer_size <= MAX_RW_COUNT:
-            raise ValueError(f"buffer_size must be from 1 to {MAX_RW_COUNT}, not {buffer_size}")
-        if bgid > 0xffff:
-            raise ValueError(f"bgid must be from 0 to 65535, not {bgid}")
-        if bgid in self.groups:
-            raise ValueError(f"this ring has a buffer ring with the id {bgid} already")
-        group = BufferRing.__new__(BufferRing)
-        group.allocate(entries, buffer_size, <uint16_t>bgid)
-        memset(&reg, 0, sizeof(reg))
-        reg.ring_addr = <uint64_t><uintptr_t>group.entries_map
-        reg.ring_entries = entries
-        reg.bgid = <uint16_t>bgid
-        self.register(URING_REGISTER_PBUF_RING, &reg, 1)
-        self.groups[bgid] = group
-        group.ring_object = <PyObject *>self
-        for bid in range(entries):
-            group.put(bid)
-        group.publish()
-        return group
-
-    def unregister_buf_ring(self, unsigned int bgid):
-        """Take group `bgid` from the kernel; BufferRing.close() does the same."""
-        cdef uring_buf_reg reg
-        cdef BufferRing group = self.groups.get(bgid)
-        if group is None:
-            self.check()
-            raise ValueError(f"this ring has no buffer ring with the id {bgid}")
-        memset(&reg, 0, sizeof(reg))
-        reg.bgid = <uint16_t>bgid
-        self.register(URING_UNREGISTER_PBUF_RING, &reg, 1)
-        group.ring_object = NULL
-        del self.groups[bgid]
-
-    def register_sync_cancel(self, target=None, unsigned int flags=0, file=None, opcode=None,
-                             timeout=None):
-        """Cancel what matches (as prep_cancel) and wait until it has ended (Linux 6.0).
-
-        Blocks the thread, for at most `timeout` seconds (then TimeoutError), with the GIL released.
-        Raises FileNotFoundError when nothing matches.  The cancelled operations complete as ever.
-        """
-        cdef uring_sync_cancel_reg reg
-        cdef int result
-        self.check()
-        memset(&reg, 0, sizeof(reg))
-        reg.fd = -1
-        reg.timeout.tv_sec = reg.timeout.tv_nsec = -1
-        if timeout is not None:
-            reg.timeout = timespec_of(timeout, "timeout")
-        if file is not None:
-            reg.fd = PyObject_AsFileDescriptor(file)
-            flags |= URING_CANCEL_FD
-        if opcode is not None:
-            reg.opcode = opcode
-            flags |= URING_CANCEL_OP
-        if target is not None:
-            reg.addr = self.key_of(target, NULL)
-        elif not flags & (URING_CANCEL_ANY | URING_CANCEL_OP | URING_CANCEL_FD):
-            raise ValueError("cancel what? give a target, a file, an opcode, or CancelFlags.ANY")
-        reg.flags = flags
-        self.waiters += 1
-        with nogil:
-            result = ring_register(&self.r, URING_REGISTER_SYNC_CANCEL, &reg, 1)
-        self.waiters -= 1
-        PyErr_CheckSignals()
-        if result < 0:
-            raise register_error(-result, URING_REGISTER_SYNC_CANCEL)
-        return result
-
     # ---- the end -------------------------------------------------------------------------
     # 1. forget what the kernel has not seen   2. cancel everything   3. drain, up to a deadline
     # 4. count what is left, and leak it        5. unmap, close
@@ -1307,6 +1032,8 @@ cdef int visit_operation(Operation *op, visitproc visit, void *arg) noexcept:
         result = visit(op.user_data, arg)
     if result == 0 and op.file != NULL:
         result = visit(op.file, arg)
+    if result == 0 and op.extra != NULL:
+        result = visit(op.extra, arg)
     if result == 0 and op.exported and fe_exporter(&op.view) != NULL:
         result = visit(fe_exporter(&op.view), arg)
     for i in range(op.nviews):
@@ -1330,7 +1057,8 @@ cdef int ring_traverse(PyObject *o, visitproc visit, void *arg) noexcept:
 
 (<PyTypeObject *>Ring).tp_traverse = <traverseproc>ring_traverse
 
-for made_here in (SQE, CQE, StatResult, Probe, BufferRing, SubmissionQueue, CompletionQueue):
+for made_here in (Operations, FileOperations, SocketOperations, SystemOperations, Registrations,
+                  SQE, CQE, StatResult, Probe, BufferRing, SubmissionQueue, CompletionQueue):
     fe_forbid_making(<PyTypeObject *>made_here)
 del made_here
 

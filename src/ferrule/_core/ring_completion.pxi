@@ -251,23 +251,3 @@ cdef class CQE:
 
     def __repr__(self):
         return f"CQE(user_data={self.user_data!r}, res={self.res}, flags={self.flags:#x})"
-
-
-@cython.final
-cdef class Probe:
-    """Which operations the running kernel has (IORING_REGISTER_PROBE, Linux 5.6)."""
-    cdef uring_probe raw
-
-    @property
-    def last_op(self):
-        """The highest opcode that this kernel knows."""
-        return self.raw.last_op
-
-    def opcode_supported(self, int opcode):
-        """Whether the kernel can do this operation (Op)."""
-        if not 0 <= opcode < self.raw.ops_len:
-            return False
-        return (self.raw.ops[opcode].flags & URING_PROBE_SUPPORTED) != 0
-
-    def __repr__(self):
-        return f"Probe(last_op={self.last_op})"

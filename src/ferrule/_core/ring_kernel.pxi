@@ -1,0 +1,93 @@
+# What the running kernel can do: asked once per process, never guessed from its version.
+
+# By opcode: IORING_OP_'s name, and the first Linux that has it.
+OPERATIONS = (
+    ("NOP", "5.1"), ("READV", "5.1"), ("WRITEV", "5.1"), ("FSYNC", "5.1"), ("READ_FIXED", "5.1"),
+    ("WRITE_FIXED", "5.1"), ("POLL_ADD", "5.1"), ("POLL_REMOVE", "5.1"), ("SYNC_FILE_RANGE", "5.2"),
+    ("SENDMSG", "5.3"), ("RECVMSG", "5.3"), ("TIMEOUT", "5.4"), ("TIMEOUT_REMOVE", "5.5"),
+    ("ACCEPT", "5.5"), ("ASYNC_CANCEL", "5.5"), ("LINK_TIMEOUT", "5.5"), ("CONNECT", "5.5"),
+    ("FALLOCATE", "5.6"), ("OPENAT", "5.6"), ("CLOSE", "5.6"), ("FILES_UPDATE", "5.6"),
+    ("STATX", "5.6"), ("READ", "5.6"), ("WRITE", "5.6"), ("FADVISE", "5.6"), ("MADVISE", "5.6"),
+    ("SEND", "5.6"), ("RECV", "5.6"), ("OPENAT2", "5.6"), ("EPOLL_CTL", "5.6"), ("SPLICE", "5.7"),
+    ("PROVIDE_BUFFERS", "5.7"), ("REMOVE_BUFFERS", "5.7"), ("TEE", "5.8"), ("SHUTDOWN", "5.11"),
+    ("RENAMEAT", "5.11"), ("UNLINKAT", "5.11"), ("MKDIRAT", "5.15"), ("SYMLINKAT", "5.15"),
+    ("LINKAT", "5.15"), ("MSG_RING", "5.18"), ("FSETXATTR", "5.19"), ("SETXATTR", "5.19"),
+    ("FGETXATTR", "5.19"), ("GETXATTR", "5.19"), ("SOCKET", "5.19"), ("URING_CMD", "5.19"),
+    ("SEND_ZC", "6.0"), ("SENDMSG_ZC", "6.1"), ("READ_MULTISHOT", "6.7"), ("WAITID", "6.7"),
+    ("FUTEX_WAIT", "6.7"), ("FUTEX_WAKE", "6.7"), ("FUTEX_WAITV", "6.7"),
+    ("FIXED_FD_INSTALL", "6.8"), ("FTRUNCATE", "6.9"), ("BIND", "6.11"), ("LISTEN", "6.11"),
+    ("RECV_ZC", "6.15"), ("EPOLL_WAIT", "6.15"), ("READV_FIXED", "6.15"), ("WRITEV_FIXED", "6.15"),
+    ("PIPE", "6.16"),
+)
+
+cdef uint8_t kernel_has[256]
+cdef bint kernel_was_asked = False
+
+
+# Before 5.6 there is no probe; 5.5 had the operations up to CONNECT.
+cdef int ask_kernel(ring *r) except -1:
+    global kernel_was_asked
+    cdef uring_probe probe
+    cdef int i
+    cdef bint told
+    memset(&probe, 0, sizeof(probe))
+    told = ring_register(r, URING_REGISTER_PROBE, &probe, 256) == 0
+    for i in range(256):
+        kernel_has[i] = probe.ops[i].flags & URING_PROBE_SUPPORTED if told else (
+            i <= URING_OP_CONNECT)
+    kernel_was_asked = True
+    return 0
+
+
+cdef object lacking(str what, str since):
+    return NotSupported(EOPNOTSUPP, f"{what} needs Linux {since}; this kernel "
+                        f"({os.uname().release}) does not have it")
+
+
+cdef int refuse_opcode(uint8_t opcode) except -1:
+    if not kernel_was_asked:
+        raise RuntimeError("no ring has been set up in this process")
+    name, since = OPERATIONS[opcode]
+    raise lacking("IORING_OP_" + name, since)
+
+
+# For a variant that has no probe of its own: `witness` is an opcode that came in the same Linux, or
+# the last before it, so that nothing is refused that might work.
+cdef inline int need(uint8_t witness, str what, str since) except -1:
+    if not kernel_has[witness]:
+        raise lacking(what, since)
+    return 0
+
+
+def _hide_operations(opcodes):
+    """For tests: let these opcodes seem missing.  Returns those that were there."""
+    found = [opcode for opcode in opcodes if kernel_has[<uint8_t>opcode]]
+    for opcode in found:
+        kernel_has[<uint8_t>opcode] = 0
+    return found
+
+
+def _show_operations(opcodes):
+    """For tests: undo _hide_operations."""
+    for opcode in opcodes:
+        kernel_has[<uint8_t>opcode] = 1
+
+
+@cython.final
+cdef class Probe:
+    """Which operations the running kernel has (IORING_REGISTER_PROBE, Linux 5.6)."""
+    cdef uring_probe raw
+
+    @property
+    def last_op(self):
+        """The highest opcode that this kernel knows."""
+        return self.raw.last_op
+
+    def opcode_supported(self, int opcode):
+        """Whether the kernel can do this operation (Op)."""
+        if not 0 <= opcode < self.raw.ops_len:
+            return False
+        return (self.raw.ops[opcode].flags & URING_PROBE_SUPPORTED) != 0
+
+    def __repr__(self):
+        return f"Probe(last_op={self.last_op})"

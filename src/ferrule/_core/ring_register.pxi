@@ -1,0 +1,173 @@
+# What is set up once and used by many operations (io_uring_register).
+
+
+cdef class Registrations(SystemOperations):
+    """Registering what many operations use: files, buffers, limits, notifications."""
+
+    cdef int register(self, uint32_t opcode, void *arg, uint32_t count) except -1:
+        cdef Ring ring = <Ring>self
+        cdef int result
+        ring.check()
+        result = ring_register(&ring.r, opcode, arg, count)
+        if result < 0:
+            raise register_error(-result, opcode)
+        return result
+
+    def register_files(self, files):
+        """Register descriptors (objects with fileno() too; -1 leaves a place empty).
+
+        Operations then name them by index, after use_registered_fd(), without a look-up each.
+        """
+        cdef list numbers = [registered_fd(file) for file in files]
+        cdef bytes block = descriptors(numbers)
+        self.register(URING_REGISTER_FILES, PyBytes_AS_STRING(block), len(numbers))
+
+    def unregister_files(self):
+        """Forget the registered files.  Operations in flight on them go on."""
+        self.register(URING_UNREGISTER_FILES, NULL, 0)
+
+    def register_files_update(self, unsigned int offset, files):
+        """Replace registered files from `offset` on (-1 empties a place); returns how many."""
+        cdef uring_rsrc_update update
+        cdef list numbers = [registered_fd(file) for file in files]
+        cdef bytes block = descriptors(numbers)
+        memset(&update, 0, sizeof(update))
+        update.offset = offset
+        update.data = <uint64_t><uintptr_t>PyBytes_AS_STRING(block)
+        return self.register(URING_REGISTER_FILES_UPDATE, &update, len(numbers))
+
+    def register_eventfd(self, file, bint only_async=False):
+        """Signal an eventfd at every completion, or only at those not reached inside submit."""
+        cdef int fd = PyObject_AsFileDescriptor(file)
+        self.register(
+            URING_REGISTER_EVENTFD_ASYNC if only_async else URING_REGISTER_EVENTFD, &fd, 1)
+
+    def unregister_eventfd(self):
+        """Stop signalling."""
+        self.register(URING_UNREGISTER_EVENTFD, NULL, 0)
+
+    def register_probe(self):
+        """Ask the kernel which operations it has: a Probe (Linux 5.6)."""
+        cdef Probe probe = Probe.__new__(Probe)
+        self.register(URING_REGISTER_PROBE, &probe.raw, 256)
+        return probe
+
+    def enable_rings(self):
+        """Start a ring made with R_DISABLED; the calling thread becomes its issuer (Linux 5.10)."""
+        cdef Ring ring = <Ring>self
+        cdef unsigned long thread = PyThread_get_thread_ident()
+        if FE_FREE_THREADED:
+            ring.thread = thread
+        self.register(URING_REGISTER_ENABLE_RINGS, NULL, 0)
+        ring.thread = thread
+        ring.bound = FE_FREE_THREADED or (ring.r.setup_flags & URING_SETUP_SINGLE_ISSUER) != 0
+
+    def register_ring_fd(self):
+        """Let this thread enter the ring without looking up its descriptor (Linux 5.18)."""
+        cdef Ring ring = <Ring>self
+        ring.check()
+        cdef int result = ring_register_own_fd(&ring.r)
+        if result < 0:
+            raise register_error(-result, URING_REGISTER_RING_FDS)
+
+    def unregister_ring_fd(self):
+        """Undo register_ring_fd."""
+        cdef Ring ring = <Ring>self
+        ring.check()
+        cdef int result = ring_unregister_own_fd(&ring.r)
+        if result < 0:
+            raise register_error(-result, URING_UNREGISTER_RING_FDS)
+
+    def register_iowq_max_workers(self, unsigned int bounded=0, unsigned int unbounded=0):
+        """Limit the kernel threads for operations that must block; 0 leaves a limit (5.15).
+
+        `bounded` ones work on regular files, `unbounded` ones on all else.  The limits hold for
+        every ring of the calling thread.  Returns the limits before: (bounded, unbounded).
+        """
+        cdef uint32_t limits[2]
+        limits[0] = bounded
+        limits[1] = unbounded
+        self.register(URING_REGISTER_IOWQ_MAX_WORKERS, limits, 2)
+        return limits[0], limits[1]
+
+    def register_buf_ring(self, unsigned int entries, unsigned int buffer_size,
+                          unsigned int bgid=0):
+        """Give the kernel `entries` buffers (a power of two, up to 32768) of `buffer_size` bytes to
+        pick from, as group `bgid`.  Returns the BufferRing (Linux 5.19)."""
+        cdef Ring ring = <Ring>self
+        cdef uring_buf_reg reg
+        cdef BufferRing group
+        cdef long bid
+        ring.check()
+        if entries == 0 or entries > MAX_ENTRIES or entries & (entries - 1):
+            raise ValueError(
+                f"entries must be a power of two from 1 to {MAX_ENTRIES}, not {entries}")
+        if not 0 < buffer_size <= MAX_RW_COUNT:
+            raise ValueError(f"buffer_size must be from 1 to {MAX_RW_COUNT}, not {buffer_size}")
+        if bgid > 0xffff:
+            raise ValueError(f"bgid must be from 0 to 65535, not {bgid}")
+        if bgid in ring.groups:
+            raise ValueError(f"this ring has a buffer ring with the id {bgid} already")
+        group = BufferRing.__new__(BufferRing)
+        group.allocate(entries, buffer_size, <uint16_t>bgid)
+        memset(&reg, 0, sizeof(reg))
+        reg.ring_addr = <uint64_t><uintptr_t>group.entries_map
+        reg.ring_entries = entries
+        reg.bgid = <uint16_t>bgid
+        self.register(URING_REGISTER_PBUF_RING, &reg, 1)
+        ring.groups[bgid] = group
+        group.ring_object = <PyObject *>ring
+        for bid in range(entries):
+            group.put(bid)
+        group.publish()
+        return group
+
+    def unregister_buf_ring(self, unsigned int bgid):
+        """Take group `bgid` from the kernel; BufferRing.close() does the same."""
+        cdef Ring ring = <Ring>self
+        cdef uring_buf_reg reg
+        cdef BufferRing group = ring.groups.get(bgid)
+        if group is None:
+            ring.check()
+            raise ValueError(f"this ring has no buffer ring with the id {bgid}")
+        memset(&reg, 0, sizeof(reg))
+        reg.bgid = <uint16_t>bgid
+        self.register(URING_UNREGISTER_PBUF_RING, &reg, 1)
+        group.ring_object = NULL
+        del ring.groups[bgid]
+
+    def register_sync_cancel(self, target=None, unsigned int flags=0, file=None, opcode=None,
+                             timeout=None):
+        """Cancel what matches (as prep_cancel) and wait until it has ended (Linux 6.0).
+
+        Blocks the thread, for at most `timeout` seconds (then TimeoutError), with the GIL released.
+        Raises FileNotFoundError when nothing matches.  The cancelled operations complete as ever.
+        """
+        cdef Ring ring = <Ring>self
+        cdef uring_sync_cancel_reg reg
+        cdef int result
+        ring.check()
+        memset(&reg, 0, sizeof(reg))
+        reg.fd = -1
+        reg.timeout.tv_sec = reg.timeout.tv_nsec = -1
+        if timeout is not None:
+            reg.timeout = timespec_of(timeout, "timeout")
+        if file is not None:
+            reg.fd = PyObject_AsFileDescriptor(file)
+            flags |= URING_CANCEL_FD
+        if opcode is not None:
+            reg.opcode = opcode
+            flags |= URING_CANCEL_OP
+        if target is not None:
+            reg.addr = ring.key_of(target, NULL)
+        elif not flags & (URING_CANCEL_ANY | URING_CANCEL_OP | URING_CANCEL_FD):
+            raise ValueError("cancel what? give a target, a file, an opcode, or CancelFlags.ANY")
+        reg.flags = flags
+        ring.waiters += 1
+        with nogil:
+            result = ring_register(&ring.r, URING_REGISTER_SYNC_CANCEL, &reg, 1)
+        ring.waiters -= 1
+        PyErr_CheckSignals()
+        if result < 0:
+            raise register_error(-result, URING_REGISTER_SYNC_CANCEL)
+        return result

@@ -1,0 +1,374 @@
+# One SQE: filling it, and its fields.
+
+
+@cython.final
+cdef class SQE(SystemOperations):
+    """One submission: fill it with a prep_ method, edit its fields until submit() takes it.
+
+    Afterwards its fields are gone and touching them raises RuntimeError, but the object still
+    names the operation: prep_cancel, prep_poll_remove and prep_timeout_* accept it as their target.
+
+    A prep_ method keeps hold of what the kernel may touch (buffers, paths, addresses, out
+    parameters, the file object) until the operation's last completion.  Memory whose address you
+    write into `addr`, `off` or `addr3` yourself is yours to keep.
+    """
+    cdef SQE place(self):
+        return self
+
+    cdef inline int editable(self) except -1:
+        self.owner.check()
+        if self.sequence < self.owner.consumed():
+            raise RuntimeError("this SQE was submitted: its fields belong to the kernel now")
+        return 0
+
+    # ---- filling ------------------------------------------------------------------------
+    # Converting arguments may run anybody's code (fileno(), the GC), even code that submits or
+    # closes this ring.  So a prep_ method converts and exports everything first; then it begins,
+    # and from there on nothing runs but itself, and nothing can fail.
+
+    cdef inline int begin(self, uint8_t opcode) except -1:
+        if not kernel_has[opcode]:
+            refuse_opcode(opcode)
+        if self.raw == NULL:
+            self.owner.bind(self)
+        else:
+            self.editable()
+            if self.filled:
+                self.forget()
+        self.raw.opcode = self.op.opcode = opcode
+        self.filled = True
+        return 0
+
+    # Undo an earlier prep; user_data and the SQE flags stay.  The SQE is a no-op before the memory
+    # it pointed to is let go, for that too may run anything.
+    cdef int forget(self) except -1:
+        cdef Operation old = detach(self.op)
+        cdef uint8_t flags = self.raw.flags & ~URING_SQE_BUFFER_SELECT
+        self.op.direct = self.filled = False
+        self.op.opcode = URING_OP_NOP
+        memset(self.raw, 0, sizeof(uring_sqe))
+        self.raw.flags = flags
+        self.raw.user_data = self.number
+        release_memory(&old)
+        return self.editable()
+
+    # begin(), with buffers already exported for it: the operation's from here, or released.
+    cdef int begin_with(self, uint8_t opcode, Py_buffer *view, Py_buffer *views,
+                        uint32_t count) except -1:
+        try:
+            self.begin(opcode)
+        except BaseException:
+            if view != NULL:
+                PyBuffer_Release(view)
+            release_views(views, count)
+            raise
+        if view != NULL:
+            self.op.view = view[0]
+            self.op.exported = True
+        self.op.views = views
+        self.op.nviews = count
+        return 0
+
+    cdef inline SQE tag(self, object user_data):
+        if user_data is not None:
+            Py_INCREF(user_data)
+            self.op.user_data = <PyObject *>user_data
+        return self
+
+    cdef inline void fill(self, int fd, const void *addr, uint32_t size, uint64_t off) noexcept:
+        self.raw.fd = fd
+        self.raw.addr = <uint64_t><uintptr_t>addr
+        self.raw.len = size
+        self.raw.off = off
+
+    cdef inline int descriptor(self, object file) except -1:
+        cdef int fd
+        if PyLong_CheckExact(file):
+            fd = file
+            if fd < 0:
+                raise ValueError(
+                    f"file descriptor cannot be a negative integer ({fd})")
+            return fd
+        fd = PyObject_AsFileDescriptor(file)
+        return fd
+
+    cdef inline void keep_file(self, object file) noexcept:
+        if not PyLong_CheckExact(file) and self.op.file == NULL:
+            Py_INCREF(file)
+            self.op.file = <PyObject *>file
+
+    cdef inline void keep_extra(self, object extra) noexcept:
+        Py_INCREF(extra)
+        self.op.extra = <PyObject *>extra
+
+    cdef inline int directory(self, object file) except? -2:
+        if file is None or (PyLong_CheckExact(file) and file == AT_FDCWD):
+            return AT_FDCWD
+        return self.descriptor(file)
+
+    cdef inline void keep_block(self, bytes block) noexcept:
+        Py_INCREF(block)
+        self.op.block = <PyObject *>block
+
+    cdef SQE transfer(self, uint8_t opcode, object file, object buffer, bint writable,
+                      uint64_t off, uint32_t op_flags):
+        cdef int fd = self.descriptor(file)
+        cdef Py_buffer view
+        if buffer is None:
+            # For buffer_select: the kernel chooses the memory.
+            self.begin(opcode)
+            self.fill(fd, NULL, 0, off)
+        else:
+            export_buffer(buffer, &view, writable)
+            self.begin_with(opcode, &view, NULL, 0)
+            self.fill(fd, view.buf, clamped(view.len), off)
+        self.raw.op_flags = op_flags
+        self.keep_file(file)
+        return self
+
+    cdef SQE vector(self, uint8_t opcode, object file, object buffers, bint writable,
+                    long long offset, uint32_t op_flags):
+        cdef int fd = self.descriptor(file)
+        cdef uint64_t off = file_offset(offset)
+        cdef list sources = list(buffers)
+        cdef bytes block = zeroed(len(sources) * sizeof(iovec))
+        cdef iovec *iovecs = <iovec *>PyBytes_AS_STRING(block)
+        self.begin_with(opcode, NULL, export_all(sources, iovecs, writable), <uint32_t>len(sources))
+        self.keep_block(block)
+        self.fill(fd, iovecs, <uint32_t>len(sources), off)
+        self.raw.op_flags = op_flags
+        self.keep_file(file)
+        return self
+
+    cdef SQE poll(self, object file, uint32_t mask, uint32_t flags):
+        cdef int fd = self.descriptor(file)
+        self.begin(URING_OP_POLL_ADD)
+        self.fill(fd, NULL, flags, 0)
+        self.raw.op_flags = fe_poll_word(mask)
+        self.keep_file(file)
+        return self
+
+    cdef SQE timer(self, uint8_t opcode, uint64_t key, object seconds, uint64_t count,
+                   uint32_t flags):
+        cdef bytes block = zeroed(sizeof(uring_timespec))
+        cdef uring_timespec *ts = <uring_timespec *>PyBytes_AS_STRING(block)
+        ts[0] = timespec_of(seconds, "seconds")
+        self.begin(opcode)
+        self.keep_block(block)
+        if opcode == URING_OP_TIMEOUT_REMOVE:
+            self.fill(-1, <void *><uintptr_t>key, 0, <uint64_t><uintptr_t>ts)
+        else:
+            self.fill(-1, ts, 1, count)
+        self.raw.op_flags = flags
+        return self
+
+    # ---- what may stand beside the operation ----------------------------------------------
+
+    cdef inline SQE flag(self, uint8_t bits):
+        self.editable()
+        self.raw.flags |= bits
+        return self
+
+    def link(self):
+        """The next SQE starts when this one succeeded in full; else it gets -ECANCELED."""
+        return self.flag(URING_SQE_IO_LINK)
+
+    def hardlink(self):
+        """The next SQE starts when this one has ended, however it did."""
+        return self.flag(URING_SQE_IO_HARDLINK)
+
+    def drain(self):
+        """Start when all before it have completed, and hold back all after it.  Slow."""
+        return self.flag(URING_SQE_IO_DRAIN)
+
+    def use_registered_fd(self):
+        """fd is an index of the registered files (IOSQE_FIXED_FILE)."""
+        return self.flag(URING_SQE_FIXED_FILE)
+
+    cpdef SQE buffer_select(self, group):
+        """Let the kernel pick a buffer of `group` (a BufferRing or its id) when data comes."""
+        self.editable()
+        cdef BufferRing chosen = self.owner.group_of(group)
+        self.raw.flags |= URING_SQE_BUFFER_SELECT
+        self.join(chosen)
+        return self
+
+    # The operation keeps its group's memory alive.
+    cdef void join(self, BufferRing group) noexcept:
+        cdef PyObject *old = self.op.group
+        Py_INCREF(group)
+        self.op.group = <PyObject *>group
+        self.raw.buf_index = group.bgid
+        Py_XDECREF(old)
+
+    # ---- fields --------------------------------------------------------------------------
+
+    @property
+    def key(self):
+        """The user_data that the kernel sees: the slot's index and generation."""
+        return self.number
+
+    @property
+    def submitted(self):
+        """Whether the kernel has taken it."""
+        return self.owner.unusable or self.sequence < self.owner.consumed()
+
+    @property
+    def user_data(self):
+        """Any object; its completion gives it back."""
+        self.editable()
+        return None if self.op.user_data == NULL else <object>self.op.user_data
+
+    @user_data.setter
+    def user_data(self, value):
+        self.editable()
+        cdef PyObject *old = self.op.user_data
+        Py_INCREF(value)
+        self.op.user_data = <PyObject *>value
+        Py_XDECREF(old)
+
+    @property
+    def opcode(self):
+        self.editable()
+        return self.raw.opcode
+
+    @opcode.setter
+    def opcode(self, uint8_t value):
+        self.editable()
+        self.raw.opcode = self.op.opcode = value
+
+    @property
+    def flags(self):
+        """SqeFlags bits.  CQE_SKIP_SUCCESS is done inside the ring: a success is not delivered."""
+        self.editable()
+        return self.raw.flags | (URING_SQE_CQE_SKIP_SUCCESS if self.op.hidden else 0)
+
+    @flags.setter
+    def flags(self, uint8_t value):
+        self.editable()
+        if value & URING_SQE_BUFFER_SELECT and self.op.group == NULL:
+            self.join(self.owner.group_of(self.raw.buf_index))
+        self.owner.hide(self.op, (value & URING_SQE_CQE_SKIP_SUCCESS) != 0)
+        self.raw.flags = value & ~URING_SQE_CQE_SKIP_SUCCESS
+
+    @property
+    def ioprio(self):
+        self.editable()
+        return self.raw.ioprio
+
+    @ioprio.setter
+    def ioprio(self, uint16_t value):
+        self.editable()
+        self.raw.ioprio = value
+
+    @property
+    def fd(self):
+        self.editable()
+        return self.raw.fd
+
+    @fd.setter
+    def fd(self, int value):
+        self.editable()
+        self.raw.fd = value
+
+    @property
+    def off(self):
+        self.editable()
+        return self.raw.off
+
+    @off.setter
+    def off(self, uint64_t value):
+        self.editable()
+        self.raw.off = value
+
+    @property
+    def addr(self):
+        self.editable()
+        return self.raw.addr
+
+    @addr.setter
+    def addr(self, uint64_t value):
+        self.editable()
+        self.raw.addr = value
+
+    @property
+    def len(self):
+        self.editable()
+        return self.raw.len
+
+    @len.setter
+    def len(self, uint32_t value):
+        self.editable()
+        # Growing it would let the kernel write beyond what we hold.
+        if self.op.exported and value > self.op.view.len:
+            raise ValueError(f"len {value} exceeds the buffer's {self.op.view.len} bytes")
+        if self.op.views != NULL and value > self.op.nviews:
+            raise ValueError(f"len {value} exceeds the {self.op.nviews} buffers given")
+        self.raw.len = value
+
+    @property
+    def op_flags(self):
+        """The operation's own flag word (rw_flags, msg_flags, fsync_flags, ...)."""
+        self.editable()
+        return self.raw.op_flags
+
+    @op_flags.setter
+    def op_flags(self, uint32_t value):
+        self.editable()
+        self.raw.op_flags = value
+
+    @property
+    def buf_index(self):
+        self.editable()
+        return self.raw.buf_index
+
+    @buf_index.setter
+    def buf_index(self, uint16_t value):
+        self.editable()
+        self.raw.buf_index = value
+
+    @property
+    def buf_group(self):
+        self.editable()
+        return self.raw.buf_index
+
+    @buf_group.setter
+    def buf_group(self, uint16_t value):
+        self.editable()
+        self.join(self.owner.group_of(value))
+
+    @property
+    def personality(self):
+        self.editable()
+        return self.raw.personality
+
+    @personality.setter
+    def personality(self, uint16_t value):
+        self.editable()
+        self.raw.personality = value
+
+    @property
+    def file_index(self):
+        self.editable()
+        return self.raw.file_index
+
+    @file_index.setter
+    def file_index(self, uint32_t value):
+        self.editable()
+        self.raw.file_index = value
+        self.op.direct = value != 0
+
+    @property
+    def addr3(self):
+        self.editable()
+        return self.raw.addr3
+
+    @addr3.setter
+    def addr3(self, uint64_t value):
+        self.editable()
+        self.raw.addr3 = value
+
+    def __repr__(self):
+        if self.submitted:
+            return f"<SQE {self.number:#x}, submitted>"
+        return f"SQE(opcode={self.raw.opcode}, fd={self.raw.fd}, user_data={self.user_data!r})"
