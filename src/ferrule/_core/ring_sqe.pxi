@@ -70,9 +70,12 @@ cdef class SQE(SystemOperations):
         return 0
 
     cdef inline SQE tag(self, object user_data):
+        cdef PyObject *old
         if user_data is not None:
+            old = self.op.user_data
             Py_INCREF(user_data)
             self.op.user_data = <PyObject *>user_data
+            Py_XDECREF(old)
         return self
 
     cdef inline void fill(self, int fd, const void *addr, uint32_t size, uint64_t off) noexcept:
