@@ -110,6 +110,17 @@ def test_every_kind_of_holding_is_given_back_at_the_completion(tmp_path):
         file.close()
 
 
+def test_user_data_given_again_replaces_the_earlier():
+    with clean_ring() as ring:
+        old, new = Token(), Token()
+        alive = weakref.ref(old)
+        sqe = ring.get_sqe(old)
+        del old
+        sqe.prep_nop(user_data=new)
+        assert alive() is None
+        assert finish(ring)[0].user_data is new
+
+
 def test_file_object_is_kept_open_until_its_operation_has_ended():
     reader, writer = os.pipe()
     with clean_ring() as ring:
@@ -405,6 +416,25 @@ def test_close_drains_a_ring_whose_submission_thread_is_behind_or_asleep():
             buffer.append(1)
             left.close()
             right.close()
+
+
+@each_setup
+def test_close_drains_what_waits_behind_a_drain(flags):
+    # A cancel that went through the queue would wait there too.
+    ring = Ring(8, flags=flags)
+    buffers = [bytearray(4), bytearray(4)]
+    left, right = pending_read(ring, buffers[0])
+    ring.prep_nop().drain()
+    ring.prep_recv(left, buffers[1])
+    ring.submit()
+    started = time.monotonic()
+    ring.close()
+    assert time.monotonic() - started < 2
+    assert ring.statistics().leaked == 0
+    for buffer in buffers:
+        buffer.append(1)
+    left.close()
+    right.close()
 
 
 def test_close_drains_more_operations_than_the_queues_hold():

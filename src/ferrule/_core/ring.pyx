@@ -17,8 +17,8 @@ from cpython.long cimport PyLong_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject, PyTypeObject, traverseproc, visitproc
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.errno cimport (EAGAIN, EBADFD, EBADR, EBUSY, EEXIST, EINTR, EINVAL, EMFILE, ENFILE,
-                         ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, ETIME)
+from libc.errno cimport (EAGAIN, EALREADY, EBADFD, EBADR, EBUSY, EEXIST, EINTR, EINVAL, EMFILE,
+                         ENFILE, ENOENT, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, ETIME)
 from libc.string cimport memcpy, memset
 
 import errno
@@ -908,12 +908,15 @@ cdef class Ring(Registrations):
         with nogil:
             poll(&wanted, 1, <int>(nanoseconds // 1_000_000))
 
-    # Queue cancels for all in flight, one where the kernel has ANY (5.19), as far as they fit: a
+    # Cancel all in flight: from outside the queue, where no drain holds the cancel back.  Where
+    # that is refused (before 6.0) by SQEs, one if the kernel has ANY (5.19), as far as they fit: a
     # SQPOLL thread may not have made room yet.
     cdef void cancel_all(self) noexcept:
         cdef uint32_t i
         cdef Operation *op
         self.cancels = 0
+        if self.cancel_outside():
+            return
         if not self.cancel_each:
             self.queue_cancel(0, URING_CANCEL_ANY | URING_CANCEL_ALL)
             return
@@ -921,6 +924,17 @@ cdef class Ring(Registrations):
             op = self.slot(i)
             if op.live and not self.queue_cancel(self.key(op), 0):
                 break
+
+    # False when the kernel does not do that.  It does not wait: what a kernel thread runs is
+    # signalled, and looked at again in the next round.
+    cdef bint cancel_outside(self) noexcept:
+        cdef uring_sync_cancel_reg reg
+        cdef int result
+        memset(&reg, 0, sizeof(reg))
+        reg.fd = -1
+        reg.flags = URING_CANCEL_ANY | URING_CANCEL_ALL
+        result = ring_register(&self.r, URING_REGISTER_SYNC_CANCEL, &reg, 1)
+        return result >= 0 or result in (-ENOENT, -EALREADY, -ETIME, -EINTR)
 
     cdef bint queue_cancel(self, uint64_t key, uint32_t flags) noexcept:
         cdef uring_sqe *raw = ring_get_sqe(&self.r)
