@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from ferrule.ring import CqeFlags, Ring, SqeFlags
+from ferrule.ring import BufferRingFlags, CancelFlags, CqeFlags, RecvSendFlags, Ring, SqeFlags
 from ring_support import CANCELED, clean_ring, each_setup, finish, results, tcp_pair
 
 
@@ -251,3 +251,135 @@ def test_group_survives_a_fork_in_the_parent():
         assert group.take(ring.copy_cqe(timeout=5)) == b"x"
         ring.prep_cancel("recv")
         finish(ring, 2)
+
+
+@each_setup
+def test_incremental_buffer_serves_completions_until_it_is_full(flags):
+    with clean_ring(flags=flags) as ring, tcp_pair() as (client, server):
+        group = ring.register_buf_ring(2, 10, flags=BufferRingFlags.INC)
+        ring.prep_recv_multishot(server, group)
+        ring.submit()
+        seen = []
+        for data in (b"abcd", b"efg", b"hij", b"klmn"):
+            client.send(data)
+            cqe = ring.copy_cqe(timeout=5)
+            assert bytes(group.get(cqe)) == data
+            seen.append((cqe.buffer_more, cqe))
+        assert [more for more, _ in seen] == [True, True, False, True]
+        assert len({cqe.buffer_id for _, cqe in seen[:3]}) == 1
+        assert b"".join(bytes(group.get(cqe)) for _, cqe in seen) == b"abcdefghijklmn"
+        assert group.available() == 1
+        group.recycle(*(cqe for _, cqe in seen))
+        assert group.available() == 2
+        ring.prep_cancel(flags=CancelFlags.ANY)
+        finish(ring, 2)
+
+
+@each_setup
+def test_incremental_buffer_of_a_file_is_read_piece_by_piece(flags, tmp_path):
+    (tmp_path / "f").write_bytes(bytes(range(100)))
+    with clean_ring(flags=flags) as ring, open(tmp_path / "f", "rb") as file:
+        group = ring.register_buf_ring(1, 64, flags=BufferRingFlags.INC)
+        data = []
+        for offset in (0, 30, 60):
+            ring.prep_read(file, None, offset).buffer_select(group).len = 30
+            cqe = finish(ring)[0]
+            data.append((cqe.res, cqe.buffer_more, group.take(cqe)))
+        assert data == [(30, True, bytes(range(30))), (30, True, bytes(range(30, 60))),
+                        (4, False, bytes(range(60, 64)))]
+        assert group.available() == 1
+
+
+def prepare_bundle(ring, server, group):
+    sqe = ring.prep_recv(server, None).buffer_select(group)
+    sqe.ioprio |= RecvSendFlags.BUNDLE
+    sqe.len = 64  # else the kernel takes what its last look at the socket suggests
+    return finish(ring)[0]
+
+
+@each_setup
+def test_bundle_spans_buffers_in_the_order_they_were_given(flags):
+    with clean_ring(flags=flags) as ring, tcp_pair() as (client, server):
+        group = ring.register_buf_ring(4, 4, provide=False)
+        assert group.available() == 0
+        for bid in (2, 0, 3, 1):
+            group.add(bid)
+        group.advance()
+        client.send(b"aaaabbbbcc")
+        cqe = prepare_bundle(ring, server, group)
+        assert (cqe.res, cqe.buffer_id) == (10, 2)
+        assert [bytes(view) for view in group.views(cqe)] == [b"aaaa", b"bbbb", b"cc"]
+        with pytest.raises(ValueError, match="spans 3 buffers"):
+            group.get(cqe)
+        assert group.available() == 1
+        assert group.take(cqe) == b"aaaabbbbcc"
+        assert group.available() == 4
+        # Now in the order 1, 2, 0, 3: the places of the first round have been taken again.
+        client.send(b"ddddeeee")
+        cqe = prepare_bundle(ring, server, group)
+        assert (cqe.buffer_id, group.take(cqe)) == (1, b"ddddeeee")
+
+
+@each_setup
+def test_bundle_of_an_incremental_ring_ends_inside_a_buffer(flags):
+    with clean_ring(flags=flags) as ring, tcp_pair() as (client, server):
+        group = ring.register_buf_ring(2, 8, flags=BufferRingFlags.INC)
+        client.send(b"abcdefghijk")
+        first = prepare_bundle(ring, server, group)
+        assert (first.res, first.buffer_more) == (11, True)
+        assert [bytes(view) for view in group.views(first)] == [b"abcdefgh", b"ijk"]
+        client.send(b"lmnop")
+        second = prepare_bundle(ring, server, group)
+        assert (second.res, second.buffer_more) == (5, False)
+        assert group.take(first) + group.take(second) == b"abcdefghijklmnop"
+        assert group.available() == 2
+
+
+def test_ring_of_entries_may_lie_in_the_kernels_memory():
+    with clean_ring() as ring, tcp_pair() as (client, server):
+        with ring.register_buf_ring(2, 16, flags=BufferRingFlags.MMAP) as group:
+            ring.prep_recv(server, None).buffer_select(group)
+            client.send(b"hello")
+            assert group.take(finish(ring)[0]) == b"hello"
+            assert group.available() == 2
+
+
+def test_unknown_flag_of_a_buffer_ring_is_refused():
+    with clean_ring() as ring:
+        with pytest.raises(ValueError, match="flags must be of BufferRingFlags, not 0x40"):
+            ring.register_buf_ring(2, 16, flags=0x40)
+        ring.register_buf_ring(2, 16).close()
+
+
+def test_length_of_an_added_buffer_must_fit():
+    with clean_ring() as ring, ring.register_buf_ring(2, 16, provide=False) as group:
+        for length in (0, 17):
+            with pytest.raises(ValueError, match=r"outside 1\.\.16"):
+                group.add(0, length)
+        group.add(0, 16)
+        assert group.available() == 1
+
+
+def test_peeked_completion_counts_its_incremental_buffer_once():
+    with clean_ring() as ring, tcp_pair() as (client, server):
+        group = ring.register_buf_ring(1, 8, flags=BufferRingFlags.INC)
+        ring.prep_recv(server, None).buffer_select(group)
+        client.send(b"abc")
+        ring.submit_and_wait(1)
+        for _ in range(3):
+            assert bytes(group.get(ring.peek_cqe())) == b"abc"
+        assert bytes(group.get(ring.copy_cqe())) == b"abc"
+        ring.prep_recv(server, None).buffer_select(group)
+        client.send(b"defgh")
+        assert group.take(finish(ring)[0]) == b"defgh"
+
+
+def test_buffers_of_a_completion_that_is_skipped_go_back_to_the_kernel():
+    with clean_ring() as ring, tcp_pair() as (client, server):
+        group = ring.register_buf_ring(1, 8)
+        ring.prep_recv(server, None).buffer_select(group).flags |= SqeFlags.CQE_SKIP_SUCCESS
+        client.send(b"abc")
+        ring.prep_timeout(0.05)
+        assert finish(ring)[0].res == -errno.ETIME
+        assert ring.copy_cqes() == []
+        assert group.available() == 1

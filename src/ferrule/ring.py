@@ -41,6 +41,7 @@ __all__ = [
     "FILE_INDEX_ALLOC",
     "AcceptFlags",
     "BufferRing",
+    "BufferRingFlags",
     "CQE",
     "CancelFlags",
     "CompletionQueue",
@@ -222,6 +223,13 @@ class SqeFlags(IntFlag):
     ASYNC = 1 << 4
     BUFFER_SELECT = 1 << 5
     CQE_SKIP_SUCCESS = 1 << 6
+
+
+class BufferRingFlags(IntFlag):
+    """How a BufferRing works (Ring.register_buf_ring)."""
+
+    MMAP = 1 << 0  # 6.4
+    INC = 1 << 1  # 6.12
 
 
 class CqeFlags(IntFlag):

@@ -206,6 +206,8 @@ cdef class Ring(Registrations):
     cdef uint64_t taken_out          # completions removed for the caller, ever
     cdef uint64_t completed, unmatched, leaked
     cdef Operation **chunks
+    cdef bint front_counted          # the buffers of the completion that peek_cqe showed
+    cdef uint32_t front_start
     cdef uint32_t chunk_count, free_slot, in_use, hidden, first_generation
     cdef dict groups                 # bgid -> BufferRing
     cdef object __weakref__
@@ -638,7 +640,7 @@ cdef class Ring(Registrations):
             n = ring_copy_cqes(&self.r, taken, min(keep - head, BATCH))
             # May run any code, which may take completions itself: look again afterwards.
             for i in range(n):
-                self.settle(&taken[i], self.find(taken[i].user_data))
+                self.lose(&taken[i])
         return 0
 
     # Whether the kernel holds completions back until it is entered.
@@ -670,7 +672,20 @@ cdef class Ring(Registrations):
         if op.block != NULL and not raw.flags & URING_CQE_F_MORE:
             cqe.block = <bytes>op.block
         if raw.flags & URING_CQE_F_BUFFER and op.group != NULL:
-            (<BufferRing>op.group).taken(raw.flags >> URING_CQE_BUFFER_SHIFT)
+            cqe.buffer_start = self.count_buffers(raw, op)
+
+    # Each completion's buffers are counted once: when it is first shown, or taken.
+    cdef uint32_t count_buffers(self, uring_cqe *raw, Operation *op) noexcept:
+        if not self.front_counted:
+            self.front_start = (<BufferRing>op.group).consume(raw.res, raw.flags)
+        return self.front_start
+
+    # A completion that nobody sees: its buffers go back to the kernel.
+    cdef void lose(self, uring_cqe *raw) noexcept:
+        cdef Operation *op = self.find(raw.user_data)
+        if op != NULL and raw.flags & URING_CQE_F_BUFFER and op.group != NULL:
+            (<BufferRing>op.group).discard(raw.res, raw.flags)
+        self.settle(raw, op)
 
     # The bookkeeping of a completion that was taken out of the queue.
     cdef inline void settle(self, uring_cqe *raw, Operation *op) noexcept:
@@ -685,11 +700,14 @@ cdef class Ring(Registrations):
     cdef int deliver(self, uring_cqe *raw, list out) except -1:
         cdef Operation *op
         cdef CQE cqe
-        if not self.concealed(raw):
-            cqe = CQE.__new__(CQE)
-            op = self.find(raw.user_data)
-            self.describe(cqe, raw, op)
-            out.append(cqe)
+        if self.concealed(raw):
+            self.lose(raw)
+            return 0
+        cqe = CQE.__new__(CQE)
+        op = self.find(raw.user_data)
+        self.describe(cqe, raw, op)
+        self.front_counted = False
+        out.append(cqe)
         self.settle(raw, self.find(raw.user_data))
         return 0
 
@@ -710,7 +728,7 @@ cdef class Ring(Registrations):
             except BaseException:
                 # No memory for a CQE: its operation has ended, and so have those behind it.
                 while i < n:
-                    self.settle(&batch[i], self.find(batch[i].user_data))
+                    self.lose(&batch[i])
                     i += 1
                 raise
         return 0
@@ -758,18 +776,23 @@ cdef class Ring(Registrations):
         if self.ready():
             raw = self.r.cqes[self.r.cq_khead[0] & self.r.cq_mask]
             self.describe(cqe, &raw, self.find(raw.user_data))
-            cqe.peeked = True
+            cqe.peeked = self.front_counted = True
             cqe.position = self.taken_out
             return cqe
         return None
 
     cdef void advance(self, uint32_t count) noexcept:
         cdef uring_cqe raw
+        cdef Operation *op
         for _ in range(count):
             if self.unusable or ring_copy_cqes(&self.r, &raw, 1) == 0:
                 return
             self.taken_out += 1
-            self.settle(&raw, self.find(raw.user_data))
+            op = self.find(raw.user_data)
+            if raw.flags & URING_CQE_F_BUFFER and op != NULL and op.group != NULL:
+                self.count_buffers(&raw, op)
+            self.front_counted = False
+            self.settle(&raw, op)
 
     def peek_cqe(self):
         """The first completion, left in the queue, or None.  cqe_seen() removes it."""

@@ -169,6 +169,7 @@ cdef class CQE:
     cdef bint peeked
     cdef uint64_t position           # of a peeked one
     cdef uint64_t message_data
+    cdef uint32_t buffer_start       # where its data begins in its (first) buffer
 
     @property
     def user_data(self):
@@ -195,8 +196,13 @@ cdef class CQE:
         return (self.flags & URING_CQE_F_NOTIF) != 0
 
     @property
+    def buffer_more(self):
+        """Whether more of the same provided buffer will be used (incremental rings)."""
+        return (self.flags & URING_CQE_F_BUF_MORE) != 0
+
+    @property
     def buffer_id(self):
-        """Which provided buffer was used, or None."""
+        """Which provided buffer was used (a bundle: the first), or None."""
         if self.flags & URING_CQE_F_BUFFER:
             return self.flags >> URING_CQE_BUFFER_SHIFT
         return None

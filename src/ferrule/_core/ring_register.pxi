@@ -91,9 +91,14 @@ cdef class Registrations(SystemOperations):
         return limits[0], limits[1]
 
     def register_buf_ring(self, unsigned int entries, unsigned int buffer_size,
-                          unsigned int bgid=0):
+                          unsigned int bgid=0, unsigned int flags=0, *, bint provide=True):
         """Give the kernel `entries` buffers (a power of two, up to 32768) of `buffer_size` bytes to
-        pick from, as group `bgid`.  Returns the BufferRing (Linux 5.19)."""
+        pick from, as group `bgid`.  Returns the BufferRing (Linux 5.19).
+
+        flags    BufferRingFlags: INC, one buffer serves several completions (6.12); MMAP, the
+                 kernel's own memory holds the ring of entries (6.4; before 6.8 it had a hole)
+        provide  False: the kernel gets no buffer yet; add() those that have been filled, to send
+        """
         cdef Ring ring = <Ring>self
         cdef uring_buf_reg reg
         cdef BufferRing group
@@ -109,17 +114,27 @@ cdef class Registrations(SystemOperations):
         if bgid in ring.groups:
             raise ValueError(f"this ring has a buffer ring with the id {bgid} already")
         group = BufferRing.__new__(BufferRing)
-        group.allocate(entries, buffer_size, <uint16_t>bgid)
+        group.allocate(entries, buffer_size, <uint16_t>bgid, flags & URING_PBUF_MMAP != 0)
         memset(&reg, 0, sizeof(reg))
+        reg.flags = <uint16_t>flags
         reg.ring_addr = <uint64_t><uintptr_t>group.entries_map
         reg.ring_entries = entries
         reg.bgid = <uint16_t>bgid
+        if flags & ~<unsigned int>(URING_PBUF_MMAP | URING_PBUF_INC):
+            raise ValueError(f"flags must be of BufferRingFlags, not {flags:#x}")
         self.register(URING_REGISTER_PBUF_RING, &reg, 1)
         ring.groups[bgid] = group
         group.ring_object = <PyObject *>ring
-        for bid in range(entries):
-            group.put(bid)
-        group.publish()
+        if flags & URING_PBUF_MMAP:
+            try:
+                group.map_entries(ring.r.fd)
+            except OSError:
+                self.unregister_buf_ring(bgid)
+                raise
+        if provide:
+            for bid in range(entries):
+                group.put(bid, buffer_size)
+            group.publish()
         return group
 
     def unregister_buf_ring(self, unsigned int bgid):

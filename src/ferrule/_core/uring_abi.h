@@ -112,6 +112,7 @@ _Static_assert(sizeof(struct uring_rsrc_update) == 16, "rsrc_update is 16 bytes"
 #define URING_OFF_SQ_RING 0ULL
 #define URING_OFF_CQ_RING 0x8000000ULL
 #define URING_OFF_SQES 0x10000000ULL
+#define URING_OFF_PBUF_RING 0x80000000ULL
 
 /* ring set-up */
 #define URING_SETUP_IOPOLL (1u << 0)
@@ -242,6 +243,8 @@ _Static_assert(URING_OP_OPENAT == 18 && URING_OP_OPENAT2 == 28 && URING_OP_MSG_R
 #define URING_MSG_SEND_FD 1
 #define URING_MSG_RING_CQE_SKIP (1u << 0)
 #define URING_MSG_RING_FLAGS_PASS (1u << 1)
+#define URING_PBUF_MMAP (1u << 0)
+#define URING_PBUF_INC (1u << 1)
 #define URING_FILE_INDEX_ALLOC 0xffffffffu
 
 /* io_uring_register */
