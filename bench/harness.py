@@ -223,11 +223,12 @@ def process_cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
-def compiled(source: str) -> Path:
-    """Compile one of bench/c with cc -O2, if it changed; return the program."""
+def compiled(source: str, *headers: Path) -> Path:
+    """Compile one of bench/c with cc -O2, if it or a header changed; return the program."""
     path = Path(__file__).parent / "c" / source
     program = SCRATCH / path.stem
-    if not program.exists() or program.stat().st_mtime < path.stat().st_mtime:
+    changed = max(file.stat().st_mtime for file in (path, *headers))
+    if not program.exists() or program.stat().st_mtime < changed:
         command = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(path)]
         subprocess.run(command, check=True)
     return program
