@@ -47,9 +47,9 @@ $(BENCH_VENV)/.peers: bench/requirements.txt tools/prepare-machine
 	tools/prepare-machine $(PYTHON)
 	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
-	command -v wrk >/dev/null || { test "$$(id -u)" = 0 && apt-get update -q && \
-	    apt-get install -y -q --no-install-recommends wrk; } || \
-	    echo "Without wrk the static-file benchmark is skipped (Debian: apt-get install wrk)."
+	for tool in wrk fio; do command -v $$tool >/dev/null || { test "$$(id -u)" = 0 && \
+	    apt-get update -q && apt-get install -y -q --no-install-recommends $$tool; } || \
+	    echo "Without $$tool its rows are skipped (Debian: apt-get install $$tool)."; done
 	touch $@
 
 $(BENCH_VENV)/.ferrule: $(VENV)/.built $(BENCH_VENV)/.peers

@@ -22,12 +22,17 @@ NAMES = (
     "static",
     "parked",
     "import_time",
+    "ring_nops",
+    "ring_random",
+    "ring_warm",
 )
+GROUPS = {"ring": tuple(name for name in NAMES if name.startswith("ring_"))}
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; "
+                        "or ring: all that begin so")  # fmt: skip
     parser.add_argument("--rounds", type=int, help="interleaved rounds (5; 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="short samples, to try things out")
     parser.add_argument("--peers", default="", help="only peers with one of these in their name, "
@@ -37,6 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--docs", action="store_true", help="refresh docs/BENCHMARKS.md from all "
                         "results; with --rounds 0, from those already there")  # fmt: skip
     chosen = parser.parse_args()
+    chosen.names = [name for given in chosen.names for name in GROUPS.get(given, (given,))]
     if unknown := set(chosen.names) - set(NAMES):
         parser.error(f"no benchmark named {', '.join(sorted(unknown))}; there are {NAMES}")
     return chosen

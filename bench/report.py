@@ -19,7 +19,9 @@ from .harness import ROOT, Benchmark, Row, Settings, verdict
 DOCS = ROOT / "docs" / "BENCHMARKS.md"
 PLOTS = ROOT / "docs" / "benchmarks"
 RESULTS = ROOT / "bench" / "results"
-PACKAGES = ("ferrule", "greenlet", "uvloop", "gevent", "trio", "anyio", "aiofiles", "aiohttp")
+PACKAGES = (
+    "ferrule", "greenlet", "uvloop", "gevent", "trio", "anyio", "aiofiles", "aiohttp", "liburing",
+)  # fmt: skip
 BUSY_PERCENT = 10  # from here on, what others do decides more than what is measured
 FIELDS_OF_PROC_STAT = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 
