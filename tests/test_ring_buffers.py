@@ -336,12 +336,15 @@ def test_bundle_of_an_incremental_ring_ends_inside_a_buffer(flags):
 
 
 def test_ring_of_entries_may_lie_in_the_kernels_memory():
-    with clean_ring() as ring, tcp_pair() as (client, server):
-        with ring.register_buf_ring(2, 16, flags=BufferRingFlags.MMAP) as group:
-            ring.prep_recv(server, None).buffer_select(group)
-            client.send(b"hello")
-            assert group.take(finish(ring)[0]) == b"hello"
-            assert group.available() == 2
+    with (
+        clean_ring() as ring,
+        tcp_pair() as (client, server),
+        ring.register_buf_ring(2, 16, flags=BufferRingFlags.MMAP) as group,
+    ):
+        ring.prep_recv(server, None).buffer_select(group)
+        client.send(b"hello")
+        assert group.take(finish(ring)[0]) == b"hello"
+        assert group.available() == 2
 
 
 def test_unknown_flag_of_a_buffer_ring_is_refused():

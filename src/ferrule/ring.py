@@ -51,6 +51,7 @@ __all__ = [
     "FsyncFlags",
     "Message",
     "MsgRingFlags",
+    "NopFlags",
     "NotSupported",
     "Op",
     "Params",
@@ -256,6 +257,17 @@ class TimeoutFlags(IntFlag):
     LINK_UPDATE = 1 << 4
     ETIME_SUCCESS = 1 << 5
     MULTISHOT = 1 << 6
+
+
+class NopFlags(IntFlag):
+    """What a no-op does for a test (prep_nop)."""
+
+    INJECT_RESULT = 1 << 0  # 6.11
+    FILE = 1 << 1  # 6.13
+    FIXED_FILE = 1 << 2
+    FIXED_BUFFER = 1 << 3
+    TW = 1 << 4  # 6.16
+    CQE32 = 1 << 5  # 6.18
 
 
 class PollFlags(IntFlag):

@@ -1,6 +1,6 @@
 import sys
 from collections.abc import Iterable
-from os import PathLike
+from os import PathLike, waitid_result
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeAlias, final
 
@@ -126,6 +126,10 @@ class CQE:
     def message(self) -> Message | None: ...
     @property
     def stat(self) -> StatResult | None: ...
+    @property
+    def child(self) -> waitid_result | None: ...
+    @property
+    def events(self) -> list[tuple[int, int]] | None: ...
     def raise_for_error(self) -> int: ...
 
 @final
@@ -136,7 +140,9 @@ class Probe:
 
 @disjoint_base
 class Operations:
-    def prep_nop(self, user_data: object = ...) -> SQE: ...
+    def prep_nop(
+        self, user_data: object = ..., *, flags: int = ..., result: int = ..., fd: int = ...
+    ) -> SQE: ...
     def prep_poll_add(self, file: _FileLike, mask: int, *, user_data: object = ...) -> SQE: ...
     def prep_poll_multishot(
         self, file: _FileLike, mask: int, *, user_data: object = ...
@@ -178,6 +184,35 @@ class Operations:
         self,
         target: Ring | _FileLike,
         res: int,
+        data: int,
+        flags: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_msg_ring_cqe_flags(
+        self,
+        target: Ring | _FileLike,
+        res: int,
+        data: int,
+        flags: int,
+        cqe_flags: int,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_msg_ring_fd(
+        self,
+        target: Ring | _FileLike,
+        source_slot: int,
+        target_slot: int,
+        data: int,
+        flags: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_msg_ring_fd_alloc(
+        self,
+        target: Ring | _FileLike,
+        source_slot: int,
         data: int,
         flags: int = ...,
         *,
@@ -277,7 +312,64 @@ class SocketOperations(FileOperations):
         user_data: object = ...,
     ) -> SQE: ...
 
-class SystemOperations(SocketOperations): ...
+class SystemOperations(SocketOperations):
+    def prep_futex_wait(
+        self,
+        futex: Buffer,
+        value: int,
+        mask: int = ...,
+        futex_flags: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_futex_wake(
+        self,
+        futex: Buffer,
+        count: int,
+        mask: int = ...,
+        futex_flags: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_futex_waitv(
+        self,
+        futexes: Iterable[tuple[Buffer, int] | tuple[Buffer, int, int]],
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_waitid(
+        self, idtype: int, id: int, options: int, *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_epoll_ctl(
+        self,
+        epoll: _FileLike,
+        file: _FileLike,
+        op: int,
+        events: int = ...,
+        data: int | None = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_epoll_wait(
+        self, epoll: _FileLike, maxevents: int, *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_uring_cmd(
+        self, cmd_op: int, file: _FileLike, data: Buffer = ..., *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_cmd_discard(
+        self, file: _FileLike, offset: int, length: int, *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_provide_buffers(
+        self,
+        memory: _WritableBuffer,
+        length: int,
+        count: int,
+        bgid: int,
+        bid: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_remove_buffers(self, count: int, bgid: int, *, user_data: object = ...) -> SQE: ...
 
 @final
 class SQE(SystemOperations):

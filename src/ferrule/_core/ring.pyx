@@ -210,6 +210,7 @@ cdef class Ring(Registrations):
     cdef uint32_t front_start
     cdef uint32_t chunk_count, free_slot, in_use, hidden, first_generation
     cdef dict groups                 # bgid -> BufferRing
+    cdef dict provided               # bgid -> memory given by prep_provide_buffers, for ever
     cdef object __weakref__
 
     def __cinit__(self):
@@ -218,6 +219,7 @@ cdef class Ring(Registrations):
         self.free_slot = NO_SLOT
         self.epoch = fork_epoch
         self.groups = {}
+        self.provided = {}
 
     def __init__(self, entries, *, flags=None, cq_entries=None, sq_thread_cpu=None,
                  sq_thread_idle=None, wq_fd=None):
@@ -1028,6 +1030,7 @@ cdef class Ring(Registrations):
         for group in self.groups.values():
             (<BufferRing>group).ring_object = NULL
         self.groups.clear()
+        self.provided.clear()
 
     def __enter__(self):
         self.check()

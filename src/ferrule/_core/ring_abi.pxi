@@ -184,6 +184,8 @@ cdef extern from *:
     #include <net/if.h>
     #include <netinet/in.h>
     #include <poll.h>
+    #include <signal.h>
+    #include <sys/epoll.h>
     #include <sys/mman.h>
     #include <sys/socket.h>
     #include <sys/stat.h>
@@ -218,6 +220,9 @@ cdef extern from *:
     #endif
         return mask;
     }
+
+    /* struct futex_waitv, which older headers lack. */
+    struct futex_wait_entry { uint64_t value, address; uint32_t flags, reserved; };
 
     /* Borrowed, which Cython's own Py_buffer.obj is not. */
     static inline PyObject *fe_exporter(const Py_buffer *view) { return view->obj; }
@@ -330,6 +335,23 @@ cdef extern from *:
         uint32_t stx_dev_major
         uint32_t stx_dev_minor
     uint64_t makedev(unsigned int major, unsigned int minor) nogil
+
+    ctypedef struct siginfo_t:
+        int si_signo
+        int si_code
+        int si_pid
+        unsigned int si_uid
+        int si_status
+    ctypedef union epoll_data_t:
+        uint64_t u64
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    struct futex_wait_entry:
+        uint64_t value
+        uint64_t address
+        uint32_t flags
+        uint32_t reserved
 
     struct pollfd:
         int fd

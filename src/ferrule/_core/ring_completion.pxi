@@ -255,5 +255,27 @@ cdef class CQE:
         result.block = self.block
         return result
 
+    @property
+    def child(self):
+        """After a waitid: an os.waitid_result, or None when no child had changed (WNOHANG)."""
+        cdef siginfo_t *info
+        if self.res < 0 or self.block is None or self.opcode != URING_OP_WAITID:
+            return None
+        info = <siginfo_t *>PyBytes_AS_STRING(self.block)
+        if info.si_pid == 0:
+            return None
+        return os.waitid_result(
+            (info.si_pid, info.si_uid, info.si_signo, info.si_status, info.si_code))
+
+    @property
+    def events(self):
+        """After an epoll_wait: a list of (data, events); else None."""
+        cdef epoll_event *found
+        cdef int32_t i
+        if self.res < 0 or self.block is None or self.opcode != URING_OP_EPOLL_WAIT:
+            return None
+        found = <epoll_event *>PyBytes_AS_STRING(self.block)
+        return [(found[i].data.u64, found[i].events) for i in range(self.res)]
+
     def __repr__(self):
         return f"CQE(user_data={self.user_data!r}, res={self.res}, flags={self.flags:#x})"

@@ -25,11 +25,17 @@ cdef class Operations:
     cdef SQE place(self):
         raise NotImplementedError
 
-    def prep_nop(self, user_data=None):
-        """Do nothing; complete with 0 (Linux 5.1)."""
+    def prep_nop(self, user_data=None, *, unsigned int flags=0, int result=0, int fd=-1):
+        """Do nothing; complete with 0 (Linux 5.1).
+
+        flags   NopFlags, for tests: INJECT_RESULT completes with `result` (6.11); FILE and
+                FIXED_FILE look `fd` up, FIXED_BUFFER a registered buffer (buf_index; 6.13); TW
+                completes through task work (6.16); CQE32 with a 32-byte completion (6.18)
+        """
         cdef SQE sqe = self.place()
         sqe.begin(URING_OP_NOP)
-        sqe.fill(-1, NULL, 0, 0)
+        sqe.fill(fd, NULL, <uint32_t>result, 0)
+        sqe.raw.op_flags = flags
         return sqe.tag(user_data)
 
     def prep_poll_add(self, file, unsigned int mask, *, user_data=None):
@@ -38,6 +44,7 @@ cdef class Operations:
 
     def prep_poll_multishot(self, file, unsigned int mask, *, user_data=None):
         """The same, with a completion at every change, `more` while it goes on (Linux 5.13)."""
+        need(URING_OP_RENAMEAT, "a multishot poll", "5.13")
         return self.place().poll(file, mask, URING_POLL_ADD_MULTI).tag(user_data)
 
     def prep_poll_remove(self, target, *, user_data=None):
@@ -114,7 +121,12 @@ cdef class Operations:
         return sqe.tag(user_data)
 
     def prep_timeout(self, seconds, unsigned int count=0, unsigned int flags=0, *, user_data=None):
-        """Complete after `seconds` (res -ETIME) or `count` other completions (res 0; 5.4)."""
+        """Complete after `seconds` (res -ETIME) or `count` other completions (res 0; 5.4).
+
+        flags  TimeoutFlags: ABS, `seconds` is a time of the clock; BOOTTIME, REALTIME, another
+               clock than the monotonic (5.15); ETIME_SUCCESS, do not break a link (5.16);
+               MULTISHOT, again and again, `count` times (0: for ever; 6.4; not with ABS)
+        """
         return self.place().timer(URING_OP_TIMEOUT, 0, seconds, count, flags).tag(user_data)
 
     def prep_timeout_remove(self, target, unsigned int flags=0, *, user_data=None):
@@ -146,16 +158,37 @@ cdef class Operations:
 
         target  a Ring, or the descriptor of any ring.  A Ring of this package receives data below
                 2**63; its descriptor alone is for rings made by others: name the Ring itself.
+        flags   MsgRingFlags.CQE_SKIP: do not complete here when it succeeds
+        """
+        return self.place().message(target, URING_MSG_DATA, res, data, flags).tag(user_data)
+
+    def prep_msg_ring_cqe_flags(self, target, unsigned int res, uint64_t data, unsigned int flags,
+                                unsigned int cqe_flags, *, user_data=None):
+        """prep_msg_ring, with CqeFlags for the other ring's completion (Linux 6.3)."""
+        cdef SQE sqe = self.place()
+        need(URING_OP_SENDMSG_ZC, "prep_msg_ring_cqe_flags", "6.3")
+        sqe.message(target, URING_MSG_DATA, res, data, flags | URING_MSG_RING_FLAGS_PASS)
+        sqe.raw.file_index = cqe_flags
+        return sqe.tag(user_data)
+
+    def prep_msg_ring_fd(self, target, unsigned int source_slot, unsigned int target_slot,
+                         uint64_t data, unsigned int flags=0, *, user_data=None):
+        """Install registered file `source_slot` of this ring in `target_slot` of another's table.
+
+        The other ring gets a completion with the slot as its res and `data` as its user_data,
+        unless MsgRingFlags.CQE_SKIP is given.  target_slot may be FILE_INDEX_ALLOC.  Linux 6.0.
         """
         cdef SQE sqe = self.place()
-        cdef int fd
-        if isinstance(target, Ring):
-            if data > MESSAGE_MAX:
-                raise OverflowError("data for a Ring must be below 2**63")
-            data |= MESSAGE_BIT
-        fd = sqe.descriptor(target)
-        sqe.begin(URING_OP_MSG_RING)
-        sqe.fill(fd, <void *>URING_MSG_DATA, res, data)
-        sqe.raw.op_flags = flags
-        sqe.keep_file(target)
+        need(URING_OP_SEND_ZC, "prep_msg_ring_fd", "6.0")
+        sqe.message(target, URING_MSG_SEND_FD, 0, data, flags)
+        sqe.raw.addr3 = source_slot
+        # Slots count from 1; ALLOC is a number of its own.
+        sqe.raw.file_index = (
+            target_slot if target_slot == URING_FILE_INDEX_ALLOC else target_slot + 1)
         return sqe.tag(user_data)
+
+    def prep_msg_ring_fd_alloc(self, target, unsigned int source_slot, uint64_t data,
+                               unsigned int flags=0, *, user_data=None):
+        """prep_msg_ring_fd into whichever slot is free there."""
+        return self.prep_msg_ring_fd(
+            target, source_slot, <uint32_t>URING_FILE_INDEX_ALLOC, data, flags, user_data=user_data)

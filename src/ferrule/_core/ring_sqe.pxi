@@ -46,7 +46,8 @@ cdef class SQE(SystemOperations):
         cdef uint8_t flags = self.raw.flags & ~URING_SQE_BUFFER_SELECT
         self.op.direct = self.filled = False
         self.op.opcode = URING_OP_NOP
-        memset(self.raw, 0, sizeof(uring_sqe))
+        memset(self.raw, 0, sizeof(uring_sqe) << (
+            1 if self.owner.r.setup_flags & URING_SETUP_SQE128 else 0))
         self.raw.flags = flags
         self.raw.user_data = self.number
         release_memory(&old)
@@ -151,6 +152,20 @@ cdef class SQE(SystemOperations):
         self.keep_file(file)
         return self
 
+    cdef SQE message(self, object target, uint64_t command, uint32_t res, uint64_t data,
+                     uint32_t flags):
+        cdef int fd
+        if isinstance(target, Ring):
+            if data > MESSAGE_MAX:
+                raise OverflowError("data for a Ring must be below 2**63")
+            data |= MESSAGE_BIT
+        fd = self.descriptor(target)
+        self.begin(URING_OP_MSG_RING)
+        self.fill(fd, <void *><uintptr_t>command, res, data)
+        self.raw.op_flags = flags
+        self.keep_file(target)
+        return self
+
     cdef SQE timer(self, uint8_t opcode, uint64_t key, object seconds, uint64_t count,
                    uint32_t flags):
         cdef bytes block = zeroed(sizeof(uring_timespec))
@@ -189,11 +204,17 @@ cdef class SQE(SystemOperations):
         return self.flag(URING_SQE_FIXED_FILE)
 
     cpdef SQE buffer_select(self, group):
-        """Let the kernel pick a buffer of `group` (a BufferRing or its id) when data comes."""
+        """Let the kernel pick a buffer of `group` when data comes: a BufferRing or its id, or the
+        id of buffers given by prep_provide_buffers."""
         self.editable()
-        cdef BufferRing chosen = self.owner.group_of(group)
+        provided = self.owner.provided.get(group) if isinstance(group, int) else None
+        cdef BufferRing chosen = None if provided else self.owner.group_of(group)
         self.raw.flags |= URING_SQE_BUFFER_SELECT
-        self.join(chosen)
+        if provided:
+            self.raw.buf_index = group
+            self.keep_extra(provided)
+        else:
+            self.join(chosen)
         return self
 
     # The operation keeps its group's memory alive.
