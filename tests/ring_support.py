@@ -4,17 +4,20 @@ import contextlib
 import errno
 import socket
 import sysconfig
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from ferrule.ring import CQE, Ring, SetupFlags, leaked_operations
 
+SQ_THREAD_IDLE = 10  # ms: short, so that its thread is met both awake and asleep
 DEFER = SetupFlags.SINGLE_ISSUER | SetupFlags.DEFER_TASKRUN
 FLAG_SETS = {
     "plain": SetupFlags(0),
     "coop": SetupFlags.COOP_TASKRUN,
     "defer": DEFER,
+    "sqpoll": SetupFlags.SQPOLL,
 }
 
 
@@ -47,12 +50,29 @@ with_the_gil = pytest.mark.skipif(
 def clean_ring(entries: int = 8, **options: object) -> Iterator[Ring]:
     """A ring that must have nothing in flight at the end, and leak nothing."""
     before = leaked_operations()
+    if options.get("flags") is not None and options["flags"] & SetupFlags.SQPOLL:
+        options.setdefault("sq_thread_idle", SQ_THREAD_IDLE)
     with Ring(entries, **options) as ring:  # type: ignore[arg-type]
         yield ring
         if not ring.closed:
             assert ring.statistics().in_flight == 0
             assert ring.statistics().unmatched == 0
     assert leaked_operations() == before
+
+
+def await_sqpoll(ring: Ring) -> None:
+    """Wait until the submission thread has made room: later than the completions appear."""
+    deadline = time.monotonic() + 5
+    while ring.flags & SetupFlags.SQPOLL and ring.sq_ready():
+        assert time.monotonic() < deadline, "the submission thread takes nothing"
+        time.sleep(0.0002)
+
+
+def hand_over(ring: Ring) -> int:
+    """Submit, and let what can complete at once do so: with SQPOLL that happens in its thread."""
+    submitted = ring.submit()
+    await_sqpoll(ring)
+    return submitted
 
 
 def finish(ring: Ring, count: int = 1, timeout: float = 5.0) -> list[CQE]:
@@ -63,6 +83,7 @@ def finish(ring: Ring, count: int = 1, timeout: float = 5.0) -> list[CQE]:
         more = ring.copy_cqes(count - len(taken), 1, timeout)
         assert more, f"{len(taken)} of {count} completions within {timeout} s"
         taken += more
+    await_sqpoll(ring)
     return taken
 
 

@@ -24,7 +24,15 @@ from ferrule.ring import (
     SubmissionQueueFull,
     get_probe,
 )
-from ring_support import DEFER, clean_ring, each_setup, finish, results, with_the_gil
+from ring_support import (
+    DEFER,
+    clean_ring,
+    each_setup,
+    finish,
+    hand_over,
+    results,
+    with_the_gil,
+)
 
 # ---- seed 003's four tests ------------------------------------------------------------------
 
@@ -42,7 +50,7 @@ def test_nop_moves_every_counter_as_it_goes_through_the_queues(flags):
     assert (ring.sq.sqe_head, ring.sq.sqe_tail, ring.sq.tail, ring.cq.head) == (0, 1, 0, 0)
     assert (ring.sq_ready(), ring.cq_ready()) == (1, 0)
 
-    assert ring.submit() == 1
+    assert hand_over(ring) == 1
     assert (ring.sq.sqe_head, ring.sq.sqe_tail, ring.sq.tail, ring.cq.head) == (1, 1, 1, 0)
     assert ring.sq_ready() == 0
 
@@ -53,7 +61,7 @@ def test_nop_moves_every_counter_as_it_goes_through_the_queues(flags):
 
     barrier = ring.prep_nop(0xBBBBBBBB).drain()
     assert barrier.flags == SqeFlags.IO_DRAIN
-    assert ring.submit() == 1
+    assert hand_over(ring) == 1
     cqe = ring.copy_cqe()
     assert (cqe.user_data, cqe.res, cqe.flags) == (0xBBBBBBBB, 0, 0)
     assert (ring.sq.sqe_head, ring.sq.sqe_tail, ring.sq.tail, ring.cq.head) == (2, 2, 2, 2)
@@ -442,7 +450,7 @@ def test_space_left_and_ready_add_up(flags):
             assert (ring.sq_ready(), ring.sq_space_left()) == (queued, 4 - queued)
             ring.prep_nop(queued)
         assert ring.sq_space_left() == 0
-        assert ring.submit() == 4
+        assert hand_over(ring) == 4
         assert ring.sq_space_left() == 4
         assert [cqe.user_data for cqe in ring.copy_cqes()] == [0, 1, 2, 3]
 
@@ -470,6 +478,12 @@ def test_bad_sqe_stops_the_batch_without_submit_all(flags):
         ring.get_sqe("bad").opcode = 255
         ring.prep_nop("behind")
         ring.prep_nop("last")
+        if flags & SetupFlags.SQPOLL:  # its thread stops at the bad one too, and then goes on
+            assert ring.submit_and_wait(4) == 4
+            assert results(ring.copy_cqes()) == {
+                "good": 0, "bad": -errno.EINVAL, "behind": 0, "last": 0
+            }
+            return
         assert ring.submit_and_wait(4) == 2  # and there was no wait
         assert ring.sq_ready() == 2
         assert results(ring.copy_cqes()) == {"good": 0, "bad": -errno.EINVAL}
@@ -572,11 +586,11 @@ def test_skipped_completions_that_fill_the_queue_do_not_stop_a_wait(flags):
     with clean_ring(8, flags=flags | SetupFlags.CQSIZE, cq_entries=8) as ring:
         for _ in range(8):
             ring.prep_nop("unseen").flags = SqeFlags.CQE_SKIP_SUCCESS
-        ring.submit()
+        hand_over(ring)
         ring.prep_timeout(0.03, user_data="seen")
-        cpu = time.process_time()
+        cpu = time.thread_time()
         ring.submit_and_wait(1)
-        assert time.process_time() - cpu < 0.02  # it slept
+        assert time.thread_time() - cpu < 0.02  # it slept
         assert [cqe.user_data for cqe in ring.copy_cqes()] == ["seen"]
 
 
@@ -587,7 +601,7 @@ def test_skipped_completions_among_others_keep_their_order(flags):
             sqe = ring.prep_nop(number)
             if number % 3:
                 sqe.flags = SqeFlags.CQE_SKIP_SUCCESS
-        ring.submit()
+        hand_over(ring)
         first = ring.peek_cqe()
         assert ring.cq_ready() == 20
         ring.cqe_seen(first)
@@ -626,7 +640,7 @@ def test_copy_cqes_takes_at_most_as_many_as_asked(flags):
 def test_copy_cqes_gives_what_is_ready_without_waiting_for_more(flags):
     with clean_ring(flags=flags) as ring:
         ring.prep_nop("ready")
-        ring.submit()
+        hand_over(ring)
         started = time.monotonic()
         assert len(ring.copy_cqes(8, 8)) == 1
         assert time.monotonic() - started < 1
@@ -686,9 +700,9 @@ def test_full_completion_queue_loses_nothing(flags):
     with clean_ring(8, flags=flags | SetupFlags.CQSIZE, cq_entries=8) as ring:
         for number in range(40):
             if number % 8 == 0:
-                ring.submit()
+                hand_over(ring)
             ring.prep_nop(number)
-        ring.submit()
+        hand_over(ring)
         ring.get_events()
         assert ring.cq_has_overflow()
         assert ring.sq.flags & SqFlags.CQ_OVERFLOW
@@ -778,6 +792,7 @@ def test_wait_of_zero_seconds_polls(flags):
     with clean_ring(flags=flags) as ring:
         ring.prep_nop("now")
         assert ring.submit_and_wait_timeout(1, 0) == 1
+        hand_over(ring)
         assert ring.copy_cqes(1, 1, timeout=0)[0].user_data == "now"
         assert ring.copy_cqes(1, 1, timeout=0) == []
 

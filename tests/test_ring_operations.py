@@ -23,6 +23,7 @@ from ring_support import (
     clean_ring,
     each_setup,
     finish,
+    hand_over,
     results,
     tcp_listener,
 )
@@ -536,7 +537,7 @@ def test_cancel_by_a_closed_descriptor_fails_and_the_receive_goes_on(flags):
     with clean_ring(flags=flags) as ring, right:
         fd = left.fileno()
         ring.prep_recv(fd, bytearray(1), user_data="recv")
-        ring.submit()
+        hand_over(ring)
         left.close()
         ring.prep_cancel_fd(fd, user_data="cancel")
         assert results(finish(ring)) == {"cancel": -errno.EBADF}
@@ -640,11 +641,11 @@ def test_sync_cancel_waits_for_the_end(flags):
         except OSError as error:
             pytest.skip(f"no SYNC_CANCEL here: {error}")
         sqe = ring.prep_recv(left, bytearray(1), user_data="recv")
-        ring.submit()
+        hand_over(ring)
         ring.register_sync_cancel(sqe)
         assert ring.copy_cqe(timeout=5).res == CANCELED
         ring.prep_recv(left, bytearray(1), user_data="recv")
-        ring.submit()
+        hand_over(ring)
         ring.register_sync_cancel(file=left, timeout=5)
         assert ring.copy_cqe(timeout=5).res == CANCELED
         with pytest.raises(FileNotFoundError):
