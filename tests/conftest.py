@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -136,3 +137,27 @@ def hidden_operations() -> Iterator[Callable[..., None]]:
     hidden: list[int] = []
     yield lambda *opcodes: hidden.extend(ring_core._hide_operations(opcodes))
     ring_core._show_operations(hidden)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--outcomes", type=Path, help="write each test's outcome to this JSON file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--outcomes"):
+        config.pluginmanager.register(Outcomes(config.getoption("--outcomes")))
+
+
+class Outcomes:
+    """What became of each test, for tools/ring_coverage.py."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.found: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            self.found[report.nodeid] = report.outcome
+
+    def pytest_sessionfinish(self) -> None:
+        self.path.write_text(json.dumps(self.found, indent=0))
