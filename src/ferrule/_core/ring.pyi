@@ -2,7 +2,7 @@ import sys
 from collections.abc import Iterable
 from os import PathLike, waitid_result
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, TypeAlias, final
+from typing import Any, NamedTuple, Protocol, TypeAlias, final, overload
 
 from typing_extensions import Buffer, disjoint_base
 
@@ -109,6 +109,7 @@ class CQE:
     res: int
     flags: int
     opcode: int
+    is_tag: bool
     @property
     def ok(self) -> bool: ...
     @property
@@ -267,6 +268,46 @@ class FileOperations(Operations):
         path: _StrOrBytesPath,
         flags: int = ...,
         mask: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+
+    def prep_read_fixed(
+        self,
+        file: _FileLike,
+        buffer: _WritableBuffer,
+        offset: int = ...,
+        buf_index: int | None = None,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_write_fixed(
+        self,
+        file: _FileLike,
+        buffer: Buffer,
+        offset: int = ...,
+        buf_index: int | None = None,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+
+    def prep_readv_fixed(
+        self,
+        file: _FileLike,
+        buffers: Iterable[_WritableBuffer],
+        offset: int = ...,
+        flags: int = ...,
+        buf_index: int | None = None,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_writev_fixed(
+        self,
+        file: _FileLike,
+        buffers: Iterable[Buffer],
+        offset: int = ...,
+        flags: int = ...,
+        buf_index: int | None = None,
         *,
         user_data: object = ...,
     ) -> SQE: ...
@@ -500,10 +541,35 @@ class CompletionQueue:
     @property
     def overflow(self) -> int: ...
 
-class Registrations(SystemOperations):
+@disjoint_base
+class RegisteredBuffer:
+    index: int
+    @property
+    def registered(self) -> bool: ...
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, where: int, /) -> int: ...
+    @overload
+    def __getitem__(self, where: slice, /) -> memoryview: ...
+    @overload
+    def __setitem__(self, where: int, value: int, /) -> None: ...
+    @overload
+    def __setitem__(self, where: slice, value: Buffer, /) -> None: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+        def __release_buffer__(self, view: memoryview, /) -> None: ...
+
+class TableRegistrations(SystemOperations):
+    def register_buffers(self, buffers: Iterable[Buffer | None]) -> list[RegisteredBuffer]: ...
+    def register_buffers_tags(
+        self, buffers: Iterable[Buffer | None], tags: Iterable[object]
+    ) -> list[RegisteredBuffer]: ...
+    def unregister_buffers(self) -> None: ...
     def register_files(self, files: Iterable[_FileLike]) -> None: ...
     def unregister_files(self) -> None: ...
     def register_files_update(self, offset: int, files: Iterable[_FileLike]) -> int: ...
+
+class Registrations(TableRegistrations):
     def register_eventfd(self, file: _FileLike, only_async: bool = ...) -> None: ...
     def unregister_eventfd(self) -> None: ...
     def register_probe(self) -> Probe: ...

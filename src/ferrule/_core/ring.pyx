@@ -17,12 +17,14 @@ from cpython.long cimport PyLong_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject, PyTypeObject, traverseproc, visitproc
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.errno cimport (EAGAIN, EALREADY, EBADFD, EBADR, EBUSY, EEXIST, EINTR, EINVAL, EMFILE,
-                         ENFILE, ENOENT, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, ETIME)
+from libc.errno cimport (EAGAIN, EALREADY, EBADFD, EBADR, EBUSY, EEXIST, EFAULT, EINTR,
+                         EINVAL, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSYS, ENXIO, EOPNOTSUPP, EPERM,
+                         ETIME)
 from libc.string cimport memcpy, memset
 
 import errno
 import os
+import resource
 import sys
 from typing import NamedTuple
 
@@ -37,8 +39,10 @@ cdef enum:
     MAX_CONTROL = 1 << 20
     BATCH = 128
 
-# Kernel user_data: bit 63 marks a message from another ring; else generation << 32 | slot.
+# Kernel user_data: bit 63 marks a message from another ring, bit 62 what is the ring's own and no
+# operation (tags of registered things, our cancels); else generation << 32 | slot.
 cdef uint64_t MESSAGE_BIT = 1ULL << 63
+cdef uint64_t TAG_BIT = 1ULL << 62
 cdef uint64_t MESSAGE_MAX = MESSAGE_BIT - 1
 cdef uint64_t KEY_INTERNAL = 0x7fffffffffffffffULL   # our own cancels while closing
 cdef uint64_t KEY_NOWHERE = 0x7ffffffffffffffeULL    # matches no operation
@@ -81,6 +85,7 @@ def leaked_operations():
 cdef class Ring
 cdef class SQE
 cdef class BufferRing
+cdef class RegisteredBuffer
 
 include "ring_kernel.pxi"
 include "ring_sockaddr.pxi"
@@ -91,6 +96,7 @@ include "ring_prep_files.pxi"
 include "ring_prep_sockets.pxi"
 include "ring_prep_system.pxi"
 include "ring_sqe.pxi"
+include "ring_tables.pxi"
 include "ring_register.pxi"
 include "ring_buffers.pxi"
 include "ring_setup.pxi"
@@ -211,6 +217,10 @@ cdef class Ring(Registrations):
     cdef uint32_t chunk_count, free_slot, in_use, hidden, first_generation
     cdef dict groups                 # bgid -> BufferRing
     cdef dict provided               # bgid -> memory given by prep_provide_buffers, for ever
+    cdef list buffers                # as registered: RegisteredBuffer or None each
+    cdef dict tags                   # the kernel's number -> the object
+    cdef uint64_t next_tag
+    cdef bint changing               # a table, without the GIL
     cdef object __weakref__
 
     def __cinit__(self):
@@ -220,6 +230,7 @@ cdef class Ring(Registrations):
         self.epoch = fork_epoch
         self.groups = {}
         self.provided = {}
+        self.tags = {}
 
     def __init__(self, entries, *, flags=None, cq_entries=None, sq_thread_cpu=None,
                  sq_thread_idle=None, wq_fd=None):
@@ -290,6 +301,7 @@ cdef class Ring(Registrations):
             p.flags & URING_SETUP_SINGLE_ISSUER and not p.flags & URING_SETUP_R_DISABLED)
         # Keys of one ring should mean nothing to another.
         self.first_generation = <uint32_t>(fe_monotonic_ns() >> 7) & 0x3fffffff
+        self.next_tag = TAG_BIT | <uint64_t>(self.first_generation >> 1) << 32
         return 0
 
     # ---- state ---------------------------------------------------------------------------
@@ -414,7 +426,7 @@ cdef class Ring(Registrations):
         op.user_data = NULL
         op.live = op.hidden = op.direct = False
         op.opcode = URING_OP_NOP
-        op.generation = (op.generation + 1) & 0x7fffffff
+        op.generation = (op.generation + 1) & 0x3fffffff
         op.next_free = self.free_slot
         self.free_slot = op.index
         self.in_use -= 1
@@ -665,6 +677,10 @@ cdef class Ring(Registrations):
         cqe.res = raw.res
         cqe.flags = raw.flags
         if op == NULL:
+            if raw.user_data >> 62 == 1 and raw.user_data in self.tags:
+                cqe.given = self.tags[raw.user_data]
+                cqe.is_tag = True
+                return
             cqe.message_data = raw.user_data & MESSAGE_MAX
             cqe.is_message = True
             return
@@ -692,10 +708,15 @@ cdef class Ring(Registrations):
     # The bookkeeping of a completion that was taken out of the queue.
     cdef inline void settle(self, uring_cqe *raw, Operation *op) noexcept:
         if op == NULL:
-            self.unmatched += raw.user_data != KEY_INTERNAL and not raw.user_data & MESSAGE_BIT
+            self.settle_stray(raw)
         elif not raw.flags & URING_CQE_F_MORE:
             self.completed += 1
             self.vacate(op)
+
+    cdef void settle_stray(self, uring_cqe *raw) noexcept:
+        if raw.user_data & MESSAGE_BIT or raw.user_data == KEY_INTERNAL:
+            return
+        self.unmatched += self.tags.pop(raw.user_data, self) is self
 
     # Making a CQE may run the GC, and ending an operation may run its user_data's __del__: code
     # that may use this ring, or close it.  Nothing found before is trusted after.
@@ -1031,6 +1052,14 @@ cdef class Ring(Registrations):
             (<BufferRing>group).ring_object = NULL
         self.groups.clear()
         self.provided.clear()
+        self.drop_tables()
+
+    cdef void drop_tables(self) noexcept:
+        cdef list buffers = self.buffers
+        self.buffers = None
+        self.tags.clear()
+        if buffers is not None:
+            retire_all(buffers)
 
     def __enter__(self):
         self.check()
@@ -1097,8 +1126,9 @@ cdef int ring_traverse(PyObject *o, visitproc visit, void *arg) noexcept:
 
 (<PyTypeObject *>Ring).tp_traverse = <traverseproc>ring_traverse
 
-for made_here in (Operations, FileOperations, SocketOperations, SystemOperations, Registrations,
-                  SQE, CQE, StatResult, Probe, BufferRing, SubmissionQueue, CompletionQueue):
+for made_here in (Operations, FileOperations, SocketOperations, SystemOperations,
+                  TableRegistrations, Registrations, SQE, CQE, StatResult, Probe, BufferRing,
+                  RegisteredBuffer, SubmissionQueue, CompletionQueue):
     fe_forbid_making(<PyTypeObject *>made_here)
 del made_here
 

@@ -57,6 +57,29 @@ cdef extern from "uring_abi.h" nogil:
         uint32_t offset
         uint64_t data
 
+    struct uring_rsrc_register:
+        uint32_t nr
+        uint32_t flags
+        uint64_t data
+        uint64_t tags
+
+    struct uring_rsrc_update2:
+        uint32_t offset
+        uint64_t data
+        uint64_t tags
+        uint32_t nr
+
+    struct uring_clone_buffers:
+        uint32_t src_fd
+        uint32_t flags
+        uint32_t src_off
+        uint32_t dst_off
+        uint32_t nr
+
+    struct uring_file_index_range:
+        uint32_t off
+        uint32_t len
+
     struct uring_sync_cancel_reg:
         uint64_t addr
         int32_t fd
@@ -103,8 +126,9 @@ cdef extern from "uring_abi.h" nogil:
         URING_RECV_MULTISHOT, URING_RECVSEND_FIXED_BUF, URING_SEND_ZC_REPORT_USAGE
         URING_RECVSEND_BUNDLE, URING_ACCEPT_MULTISHOT, URING_ACCEPT_DONTWAIT
         URING_ACCEPT_POLL_FIRST, URING_MSG_DATA, URING_MSG_SEND_FD, URING_MSG_RING_CQE_SKIP
-        URING_MSG_RING_FLAGS_PASS, URING_FILE_INDEX_ALLOC, URING_PBUF_MMAP, URING_PBUF_INC
-        URING_REGISTER_BUFFERS
+        URING_MSG_RING_FLAGS_PASS, URING_FILE_INDEX_ALLOC, URING_RSRC_REGISTER_SPARSE
+        URING_REGISTER_FILES_SKIP, URING_REGISTER_SRC_REGISTERED, URING_REGISTER_DST_REPLACE
+        URING_PBUF_MMAP, URING_PBUF_INC, URING_REGISTER_BUFFERS
         URING_UNREGISTER_BUFFERS, URING_REGISTER_FILES, URING_UNREGISTER_FILES
         URING_REGISTER_EVENTFD, URING_UNREGISTER_EVENTFD, URING_REGISTER_FILES_UPDATE
         URING_REGISTER_EVENTFD_ASYNC, URING_REGISTER_PROBE, URING_REGISTER_PERSONALITY
@@ -229,6 +253,11 @@ cdef extern from *:
     /* Borrowed, which Cython's own Py_buffer.obj is not. */
     static inline PyObject *fe_exporter(const Py_buffer *view) { return view->obj; }
 
+    /* Borrowed: the exporter behind a memoryview. */
+    static inline PyObject *fe_memoryview_base(PyObject *memory) {
+        return PyMemoryView_GET_BASE(memory);
+    }
+
     /* Objects that only this module makes.  Cython's own __new__ does not look at tp_new. */
     static inline int fe_forbid_making(PyTypeObject *type) {
         type->tp_new = NULL;
@@ -252,6 +281,8 @@ cdef extern from *:
     void fe_full_fence() noexcept nogil
     uint32_t fe_poll_word(uint32_t mask) noexcept nogil
     PyObject *fe_exporter(const Py_buffer *view) noexcept nogil
+    PyObject *fe_memoryview_base(object memory) noexcept
+    bint PyMemoryView_Check(object) noexcept
     int fe_forbid_making(PyTypeObject *type) except -1
     int64_t fe_monotonic_ns() noexcept nogil
 

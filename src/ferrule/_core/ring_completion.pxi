@@ -156,6 +156,8 @@ cdef class CQE:
 
     user_data   the object given when the operation was prepared.  For a message from another
                 ring (prep_msg_ring): the int that was sent.
+    is_tag      whether this is no operation's, but says that a registered file or buffer is free:
+                user_data is the tag it was registered with
     res         the result; below 0 it is -errno
     flags       CqeFlags bits, the buffer id in the upper half
     opcode      of the operation (Op); Op.NOP for a message
@@ -165,6 +167,7 @@ cdef class CQE:
     cdef readonly int32_t res
     cdef readonly uint32_t flags
     cdef readonly uint8_t opcode
+    cdef readonly bint is_tag
     cdef bint is_message
     cdef bint peeked
     cdef uint64_t position           # of a peeked one

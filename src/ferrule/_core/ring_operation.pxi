@@ -12,6 +12,7 @@ cdef struct Operation:
     Py_buffer *views     # several buffers (readv, sendmsg, ...), each exported
     uint32_t nviews
     uint32_t index, generation, next_free
+    uint32_t file_slot   # of the file table, when direct
     uint8_t opcode
     bint live            # between prep and the last completion
     bint exported        # view is in use

@@ -81,3 +81,45 @@ cdef class FileOperations(Operations):
         sqe.raw.op_flags = <uint32_t>flags
         sqe.keep_file(dfd)
         return sqe.tag(user_data)
+
+    # ---- registered buffers --------------------------------------------------------------
+
+    def prep_read_fixed(self, file, buffer, long long offset=-1, buf_index=None, *,
+                        user_data=None):
+        """prep_read into memory that was registered (Linux 5.1).  res: bytes read.
+
+        buffer     inside registered buffer `buf_index`, or ValueError.  A RegisteredBuffer, or a
+                   memoryview of one, needs no buf_index.
+        """
+        return self.place().transfer_fixed(
+            URING_OP_READ_FIXED, file, buffer, True, offset, buf_index).tag(user_data)
+
+    def prep_write_fixed(self, file, buffer, long long offset=-1, buf_index=None, *,
+                         user_data=None):
+        """prep_write from memory that was registered (Linux 5.1).  res: bytes written.
+
+        buffer     inside registered buffer `buf_index`, or ValueError.  A RegisteredBuffer, or a
+                   memoryview of one, needs no buf_index.
+        """
+        return self.place().transfer_fixed(
+            URING_OP_WRITE_FIXED, file, buffer, False, offset, buf_index).tag(user_data)
+
+    def prep_readv_fixed(self, file, buffers, long long offset=-1, unsigned int flags=0,
+                         buf_index=None, *, user_data=None):
+        """prep_readv into pieces of one registered buffer (Linux 6.15; `flags` are os.RWF_*).
+
+        buffers    all inside registered buffer `buf_index`, or ValueError; none of them empty.  Of
+                   RegisteredBuffers, or memoryviews of one, buf_index need not be given.
+        """
+        return self.place().vector_fixed(
+            URING_OP_READV_FIXED, file, buffers, True, offset, flags, buf_index).tag(user_data)
+
+    def prep_writev_fixed(self, file, buffers, long long offset=-1, unsigned int flags=0,
+                          buf_index=None, *, user_data=None):
+        """prep_writev from pieces of one registered buffer (Linux 6.15; `flags` are os.RWF_*).
+
+        buffers    all inside registered buffer `buf_index`, or ValueError; none of them empty.  Of
+                   RegisteredBuffers, or memoryviews of one, buf_index need not be given.
+        """
+        return self.place().vector_fixed(
+            URING_OP_WRITEV_FIXED, file, buffers, False, offset, flags, buf_index).tag(user_data)

@@ -1,40 +1,8 @@
 # What is set up once and used by many operations (io_uring_register).
 
 
-cdef class Registrations(SystemOperations):
-    """Registering what many operations use: files, buffers, limits, notifications."""
-
-    cdef int register(self, uint32_t opcode, void *arg, uint32_t count) except -1:
-        cdef Ring ring = <Ring>self
-        cdef int result
-        ring.check()
-        result = ring_register(&ring.r, opcode, arg, count)
-        if result < 0:
-            raise register_error(-result, opcode)
-        return result
-
-    def register_files(self, files):
-        """Register descriptors (objects with fileno() too; -1 leaves a place empty).
-
-        Operations then name them by index, after use_registered_fd(), without a look-up each.
-        """
-        cdef list numbers = [registered_fd(file) for file in files]
-        cdef bytes block = descriptors(numbers)
-        self.register(URING_REGISTER_FILES, PyBytes_AS_STRING(block), len(numbers))
-
-    def unregister_files(self):
-        """Forget the registered files.  Operations in flight on them go on."""
-        self.register(URING_UNREGISTER_FILES, NULL, 0)
-
-    def register_files_update(self, unsigned int offset, files):
-        """Replace registered files from `offset` on (-1 empties a place); returns how many."""
-        cdef uring_rsrc_update update
-        cdef list numbers = [registered_fd(file) for file in files]
-        cdef bytes block = descriptors(numbers)
-        memset(&update, 0, sizeof(update))
-        update.offset = offset
-        update.data = <uint64_t><uintptr_t>PyBytes_AS_STRING(block)
-        return self.register(URING_REGISTER_FILES_UPDATE, &update, len(numbers))
+cdef class Registrations(TableRegistrations):
+    """Registering what many operations use: limits, notifications, provided buffers."""
 
     def register_eventfd(self, file, bint only_async=False):
         """Signal an eventfd at every completion, or only at those not reached inside submit."""

@@ -144,6 +144,44 @@ cdef class SQE(SystemOperations):
         self.keep_file(file)
         return self
 
+    cdef SQE transfer_fixed(self, uint8_t opcode, object file, object buffer, bint writable,
+                            long long offset, object buf_index):
+        cdef int fd = self.descriptor(file)
+        cdef uint64_t off = file_offset(offset)
+        cdef Py_buffer view
+        cdef RegisteredBuffer registered = export_fixed(
+            self.owner, buffer, buf_index, &view, writable)
+        self.begin_with(opcode, &view, NULL, 0)
+        self.fill(fd, view.buf, clamped(view.len), off)
+        self.raw.buf_index = <uint16_t>registered.index
+        self.keep_file(file)
+        return self
+
+    cdef SQE vector_fixed(self, uint8_t opcode, object file, object buffers, bint writable,
+                          long long offset, uint32_t op_flags, object buf_index):
+        cdef int fd = self.descriptor(file)
+        cdef uint64_t off = file_offset(offset)
+        cdef list sources = list(buffers)
+        cdef bytes block = zeroed(len(sources) * sizeof(iovec))
+        cdef iovec *iovecs = <iovec *>PyBytes_AS_STRING(block)
+        cdef uint16_t index = 0
+        cdef Py_buffer *views = export_all_fixed(
+            self.owner, sources, buf_index, iovecs, writable, &index)
+        self.begin_with(opcode, NULL, views, <uint32_t>len(sources))
+        self.keep_block(block)
+        self.fill(fd, iovecs, <uint32_t>len(sources), off)
+        self.raw.op_flags = op_flags
+        self.raw.buf_index = index
+        self.keep_file(file)
+        return self
+
+    # The result goes to the ring's table of files: into place `slot`, or where the kernel finds
+    # room (FILE_INDEX_ALLOC).
+    cdef inline void direct(self, uint32_t slot) noexcept:
+        self.raw.file_index = slot if slot == URING_FILE_INDEX_ALLOC else slot + 1
+        self.op.direct = True
+        self.op.file_slot = slot
+
     cdef SQE poll(self, object file, uint32_t mask, uint32_t flags):
         cdef int fd = self.descriptor(file)
         self.begin(URING_OP_POLL_ADD)
@@ -381,6 +419,7 @@ cdef class SQE(SystemOperations):
         self.editable()
         self.raw.file_index = value
         self.op.direct = value != 0
+        self.op.file_slot = value if value == URING_FILE_INDEX_ALLOC else value - 1
 
     @property
     def addr3(self):

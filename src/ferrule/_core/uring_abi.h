@@ -78,6 +78,14 @@ struct uring_buf_reg {
 
 struct uring_rsrc_update { uint32_t offset, resv; uint64_t data; };
 
+struct uring_rsrc_register { uint32_t nr, flags; uint64_t resv2, data, tags; };
+
+struct uring_rsrc_update2 { uint32_t offset, resv; uint64_t data, tags; uint32_t nr, resv2; };
+
+struct uring_clone_buffers { uint32_t src_fd, flags, src_off, dst_off, nr, pad[3]; };
+
+struct uring_file_index_range { uint32_t off, len; uint64_t resv; };
+
 struct uring_sync_cancel_reg {
     uint64_t addr;
     int32_t fd;
@@ -107,6 +115,10 @@ _Static_assert(sizeof(struct uring_buf_reg) == 40, "buf_reg is 40 bytes");
 _Static_assert(sizeof(struct uring_sync_cancel_reg) == 64, "sync_cancel_reg is 64 bytes");
 _Static_assert(sizeof(struct uring_buf_status) == 40, "buf_status is 40 bytes");
 _Static_assert(sizeof(struct uring_rsrc_update) == 16, "rsrc_update is 16 bytes");
+_Static_assert(sizeof(struct uring_rsrc_register) == 32, "rsrc_register is 32 bytes");
+_Static_assert(sizeof(struct uring_rsrc_update2) == 32, "rsrc_update2 is 32 bytes");
+_Static_assert(sizeof(struct uring_clone_buffers) == 32, "clone_buffers is 32 bytes");
+_Static_assert(sizeof(struct uring_file_index_range) == 16, "file_index_range is 16 bytes");
 
 /* mmap offsets */
 #define URING_OFF_SQ_RING 0ULL
@@ -246,6 +258,10 @@ _Static_assert(URING_OP_OPENAT == 18 && URING_OP_OPENAT2 == 28 && URING_OP_MSG_R
 #define URING_PBUF_MMAP (1u << 0)
 #define URING_PBUF_INC (1u << 1)
 #define URING_FILE_INDEX_ALLOC 0xffffffffu
+#define URING_RSRC_REGISTER_SPARSE (1u << 0)
+#define URING_REGISTER_FILES_SKIP (-2)
+#define URING_REGISTER_SRC_REGISTERED (1u << 0)
+#define URING_REGISTER_DST_REPLACE (1u << 1)
 
 /* io_uring_register */
 #define URING_REGISTER_BUFFERS 0
