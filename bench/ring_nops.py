@@ -123,7 +123,7 @@ def liburing_nops(options: dict[str, Any], new_queue_batch: Callable[[Any, int],
     """Measure liburing; of its ways to take completions, its iterator is among the fastest.
 
     Indexing as it does (`cqe[i]`) is no faster, and reads beyond the queue where that wraps;
-    `wait_cqe` and `cqe_seen` for each completion, as in its README, are a fifth slower.
+    `wait_cqe` and `cqe_seen` for each completion, as in its README, are slower by a fifth or more.
     """
     import liburing
 

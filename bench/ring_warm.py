@@ -174,7 +174,7 @@ BENCHMARK = Benchmark(
     title="Ring: warm reads",
     measures="64 blocks of a 64 MiB file in the page cache, at random offsets, into memory that is "
     "used again for each batch; every length is checked, and the blocks of the last batch. The "
-    "thread pools have a thread per processor, more are slower.",
+    "thread pools have a thread per processor; more are no faster.",
     unit="µs/read",
     higher_is_better=False,
     cases=[Case(CASE, {"seconds": SECONDS})],
