@@ -22,6 +22,7 @@ from enum import IntEnum, IntFlag
 from ferrule._core.ring import (
     CQE,
     SQE,
+    BatchQueue,
     BufferRing,
     CompletionQueue,
     Message,
@@ -41,6 +42,7 @@ __all__ = [
     "AT_FDCWD",
     "FILE_INDEX_ALLOC",
     "AcceptFlags",
+    "BatchQueue",
     "BufferRing",
     "BufferRingFlags",
     "CQE",

@@ -510,6 +510,83 @@ class BufferRing:
         def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
+class BatchQueue:
+    memory: Buffer | None
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def closed(self) -> bool: ...
+    def prep_nop(self, count: int, tags: Buffer | None = None) -> int: ...
+    def prep_read(
+        self,
+        fds: int | Buffer,
+        starts: int | Buffer,
+        lengths: int | Buffer,
+        offsets: int | Buffer,
+        *,
+        tags: Buffer | None = None,
+        flags: int | Buffer = ...,
+    ) -> int: ...
+    def prep_write(
+        self,
+        fds: int | Buffer,
+        starts: int | Buffer,
+        lengths: int | Buffer,
+        offsets: int | Buffer,
+        *,
+        tags: Buffer | None = None,
+        flags: int | Buffer = ...,
+    ) -> int: ...
+    def prep_recv(
+        self,
+        fds: int | Buffer,
+        starts: int | Buffer,
+        lengths: int | Buffer,
+        *,
+        msg_flags: int = ...,
+        tags: Buffer | None = None,
+        flags: int | Buffer = ...,
+    ) -> int: ...
+    def prep_send(
+        self,
+        fds: int | Buffer,
+        starts: int | Buffer,
+        lengths: int | Buffer,
+        *,
+        msg_flags: int = ...,
+        tags: Buffer | None = None,
+        flags: int | Buffer = ...,
+    ) -> int: ...
+    def cancel(self, tags: Buffer | None = None) -> int: ...
+    def complete(
+        self,
+        results: Buffer,
+        tags: Buffer | None = None,
+        *,
+        wait_nr: int = ...,
+        timeout: float | None = None,
+    ) -> int: ...
+    def submit_and_complete(
+        self,
+        results: Buffer,
+        tags: Buffer | None = None,
+        *,
+        wait_nr: int = ...,
+        timeout: float | None = None,
+    ) -> int: ...
+    def close(self, timeout: float = ...) -> None: ...
+    def __enter__(self) -> BatchQueue: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+
+@final
 class SubmissionQueue:
     @property
     def head(self) -> int: ...
@@ -644,6 +721,7 @@ class Ring(Registrations):
     def cq_has_overflow(self) -> bool: ...
     def cq_overflow(self) -> int: ...
     def get_events(self) -> None: ...
+    def batch_queue(self, capacity: int, memory: _WritableBuffer | None = None) -> BatchQueue: ...
     def close(self, timeout: float = 5.0) -> None: ...
     def __enter__(self) -> Ring: ...
     def __exit__(

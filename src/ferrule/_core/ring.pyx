@@ -9,18 +9,20 @@ chunks that never move.  What is in flight when a ring dies without close() is l
 freeing it would let the kernel write to memory that is somebody else's by then.
 """
 cimport cython
-from cpython.buffer cimport (Py_buffer, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo,
-                             PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer)
+from cpython.buffer cimport (Py_buffer, PyBUF_FULL_RO, PyBUF_SIMPLE, PyBUF_WRITABLE,
+                             PyBuffer_FillInfo, PyBuffer_IsContiguous, PyBuffer_Release,
+                             PyObject_CheckBuffer, PyObject_GetBuffer)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.long cimport PyLong_CheckExact
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_Check, PyLong_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from cpython.number cimport PyIndex_Check, PyNumber_Index
 from cpython.object cimport PyObject, PyTypeObject, traverseproc, visitproc
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.errno cimport (EAGAIN, EALREADY, EBADFD, EBADR, EBUSY, EEXIST, EFAULT, EINTR,
                          EINVAL, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSYS, ENXIO, EOPNOTSUPP, EPERM,
                          ETIME)
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strchr
 
 import errno
 import os
@@ -40,11 +42,13 @@ cdef enum:
     BATCH = 128
 
 # Kernel user_data: bit 63 marks a message from another ring, bit 62 what is the ring's own and no
-# operation (tags of registered things, our cancels); else generation << 32 | slot.
+# operation of a slot: with bit 61 a batch operation (see ring_batch.h), without it tags of
+# registered things; else generation << 32 | slot.
 cdef uint64_t MESSAGE_BIT = 1ULL << 63
 cdef uint64_t TAG_BIT = 1ULL << 62
 cdef uint64_t MESSAGE_MAX = MESSAGE_BIT - 1
-cdef uint64_t KEY_INTERNAL = 0x7fffffffffffffffULL   # our own cancels while closing
+cdef uint32_t GENERATIONS = 0x3fffffff
+cdef uint64_t KEY_INTERNAL = 0x7fffffffffffffffULL   # our own cancels
 cdef uint64_t KEY_NOWHERE = 0x7ffffffffffffffeULL    # matches no operation
 cdef int64_t NEVER = -1
 
@@ -99,6 +103,7 @@ include "ring_sqe.pxi"
 include "ring_tables.pxi"
 include "ring_register.pxi"
 include "ring_buffers.pxi"
+include "ring_batch.pxi"
 include "ring_setup.pxi"
 
 
@@ -221,10 +226,13 @@ cdef class Ring(Registrations):
     cdef dict tags                   # the kernel's number -> the object
     cdef uint64_t next_tag
     cdef bint changing               # a table, without the GIL
+    cdef list queues                 # BatchQueue by number; None: not in use
+    cdef batch_table batches
     cdef object __weakref__
 
     def __cinit__(self):
         self.r.fd = -1
+        self.queues = []
         self.unusable = True
         self.free_slot = NO_SLOT
         self.epoch = fork_epoch
@@ -300,7 +308,7 @@ cdef class Ring(Registrations):
         self.bound = FE_FREE_THREADED or (
             p.flags & URING_SETUP_SINGLE_ISSUER and not p.flags & URING_SETUP_R_DISABLED)
         # Keys of one ring should mean nothing to another.
-        self.first_generation = <uint32_t>(fe_monotonic_ns() >> 7) & 0x3fffffff
+        self.first_generation = <uint32_t>(fe_monotonic_ns() >> 7) & GENERATIONS
         self.next_tag = TAG_BIT | <uint64_t>(self.first_generation >> 1) << 32
         return 0
 
@@ -364,8 +372,10 @@ cdef class Ring(Registrations):
 
     def statistics(self):
         """Counters of this ring: RingStatistics."""
-        return RingStatistics(self.in_use, self.completed, self.unmatched, self.leaked,
-                              self.chunk_count * CHUNK)
+        return RingStatistics(
+            self.in_use + self.batches.in_flight + self.batches.stored,
+            self.completed + self.batches.completed, self.unmatched, self.leaked,
+            self.chunk_count * CHUNK)
 
     # ---- slots ---------------------------------------------------------------------------
 
@@ -426,7 +436,7 @@ cdef class Ring(Registrations):
         op.user_data = NULL
         op.live = op.hidden = op.direct = False
         op.opcode = URING_OP_NOP
-        op.generation = (op.generation + 1) & 0x3fffffff
+        op.generation = (op.generation + 1) & GENERATIONS
         op.next_free = self.free_slot
         self.free_slot = op.index
         self.in_use -= 1
@@ -539,7 +549,7 @@ cdef class Ring(Registrations):
         ts = timespec_of(seconds, "the timeout")
         return fe_monotonic_ns() + ts.tv_sec * 1_000_000_000 + ts.tv_nsec
 
-    cdef object enter(self, uint32_t wait_nr, int64_t deadline):
+    cdef object enter(self, uint32_t wait_nr, int64_t deadline, object waiter=None):
         cdef uint32_t pending, flags = 0
         cdef int taken
         self.check()
@@ -550,8 +560,8 @@ cdef class Ring(Registrations):
                 flags = URING_ENTER_SQ_WAKEUP
             elif wait_nr == 0:
                 return pending
-        if wait_nr:
-            return self.wait(pending, wait_nr, flags, deadline)
+        if wait_nr or waiter is not None:
+            return self.wait(pending, wait_nr, flags, deadline, waiter)
         if pending == 0 and flags == 0:
             return 0
         if self.r.setup_flags & URING_SETUP_IOPOLL:
@@ -564,14 +574,14 @@ cdef class Ring(Registrations):
     # Submit `pending` and wait for `wait_nr` completions.  Submitting keeps the GIL, for much is
     # done at once; only a wait that finds too few lets go of it.  The kernel reports a signal or a
     # timeout only when it submitted nothing, so both are looked at after every return.
-    cdef object wait(self, uint32_t pending, uint32_t wait_nr, uint32_t flags, int64_t deadline):
-        cdef uint32_t submitted = 0
+    cdef object wait(self, uint32_t pending, uint32_t wait_nr, uint32_t flags, int64_t deadline,
+                     object waiter):
+        cdef uint32_t needed, submitted = 0
         cdef uring_timespec ts
         cdef uring_timespec *limit = NULL
         cdef int64_t left = 0
         cdef int taken
         self.check()
-        wait_nr = min(wait_nr, self.r.cq_entries)
         if self.r.setup_flags & URING_SETUP_SQPOLL and not flags:
             submitted = pending  # its thread is awake and takes them
         elif pending or flags:
@@ -581,13 +591,16 @@ cdef class Ring(Registrations):
             submitted = taken
             if submitted < pending:
                 return submitted
-        while self.ready() < wait_nr:
+        while True:
+            needed = self.needed(wait_nr, waiter)
+            if needed == 0:
+                break
             if deadline != NEVER:
                 left = max(deadline - fe_monotonic_ns(), 0)
                 ts.tv_sec = left // 1_000_000_000
                 ts.tv_nsec = left % 1_000_000_000
                 limit = &ts
-            taken = self.block(0, wait_nr, URING_ENTER_GETEVENTS, limit)
+            taken = self.block(0, min(needed, self.r.cq_entries), URING_ENTER_GETEVENTS, limit)
             if taken < 0 and taken != -EINTR and taken != -ETIME:
                 raise enter_error(taken)
             PyErr_CheckSignals()
@@ -595,6 +608,21 @@ cdef class Ring(Registrations):
             if limit != NULL and (taken == -ETIME or left == 0):
                 break
         return submitted
+
+    # How many completions must be in the queue when a wait for `wait_nr` ends; 0: it has.  Of which
+    # kind depends on who waits: the ring for those that copy_cqes takes, a BatchQueue for its own,
+    # and None for all of them.
+    cdef uint32_t needed(self, uint32_t wait_nr, object waiter) except? 0:
+        cdef uint32_t found
+        if isinstance(waiter, BatchQueue):
+            return (<BatchQueue>waiter).needed(self, wait_nr)
+        wait_nr = min(wait_nr, self.r.cq_entries)
+        if waiter is self:
+            return 0 if self.ready() >= wait_nr else wait_nr
+        found = ring_cq_ready(&self.r) if self.hidden == 0 else self.sift()
+        if found + self.batches.stored >= wait_nr:
+            return 0
+        return wait_nr - self.batches.stored
 
     cdef int block(self, uint32_t pending, uint32_t wait_nr, uint32_t flags,
                    uring_timespec *limit):
@@ -617,19 +645,27 @@ cdef class Ring(Registrations):
 
     # ---- completion ------------------------------------------------------------------------
 
-    # A success that the caller asked not to see (CQE_SKIP_SUCCESS), or an answer to close().
+    # A success that the caller asked not to see (CQE_SKIP_SUCCESS), an answer to our own cancel, or
+    # the completion of a batch operation.
     cdef inline bint concealed(self, uring_cqe *raw) noexcept:
         cdef Operation *op
-        if self.hidden == 0:
+        if self.hidden == 0 and self.batches.in_flight == 0:
             return raw.user_data == KEY_INTERNAL
         op = self.find(raw.user_data)
         if op == NULL:
-            return raw.user_data == KEY_INTERNAL
+            return (raw.user_data == KEY_INTERNAL
+                    or batch_find(&self.batches, raw.user_data) != NULL)
         return op.hidden and (raw.res >= 0 or op.opcode == URING_OP_LINK_TIMEOUT)
 
-    # How many completions wait for the caller.
+    # How many completions wait for the caller: the first ones in the queue, and maybe all.
     cdef inline uint32_t ready(self) noexcept:
-        return ring_cq_ready(&self.r) if self.hidden == 0 else self.sift()
+        return self.unbatched() if self.hidden == 0 else self.sift()
+
+    # The same before any are concealed.  Those of batch operations go to their queues.
+    cdef inline uint32_t unbatched(self) noexcept:
+        if self.batches.in_flight == 0:
+            return ring_cq_ready(&self.r)
+        return batch_gather(&self.r, &self.batches, NULL, NULL)
 
     # Take the concealed completions out of the queue, so that they neither fill it nor count in a
     # wait.  The entries between head and tail are ours to rearrange: they move to the front.
@@ -639,8 +675,8 @@ cdef class Ring(Registrations):
         cdef uint32_t i, n, head, keep, mask = self.r.cq_mask
         cdef uring_cqe *cqes = self.r.cqes
         while not self.unusable:
+            n = self.unbatched()
             head = self.r.cq_khead[0]
-            n = ring_cq_ready(&self.r)
             keep = i = head + n
             while i != head:
                 i -= 1
@@ -714,9 +750,11 @@ cdef class Ring(Registrations):
             self.vacate(op)
 
     cdef void settle_stray(self, uring_cqe *raw) noexcept:
-        if raw.user_data & MESSAGE_BIT or raw.user_data == KEY_INTERNAL:
-            return
-        self.unmatched += self.tags.pop(raw.user_data, self) is self
+        if raw.user_data == KEY_INTERNAL:
+            self.hidden -= self.hidden > 0
+        elif not raw.user_data & MESSAGE_BIT and not batch_settle(
+                &self.batches, raw.user_data, raw.res):
+            self.unmatched += self.tags.pop(raw.user_data, self) is self
 
     # Making a CQE may run the GC, and ending an operation may run its user_data's __del__: code
     # that may use this ring, or close it.  Nothing found before is trusted after.
@@ -738,7 +776,7 @@ cdef class Ring(Registrations):
     cdef int drain(self, list out, uint32_t limit) except -1:
         cdef uring_cqe batch[BATCH]
         cdef uint32_t i, n
-        limit = min(limit, ring_cq_ready(&self.r))
+        limit = min(limit, self.ready())
         while limit and not self.unusable:
             n = ring_copy_cqes(&self.r, batch, min(limit, BATCH))
             self.taken_out += n
@@ -768,11 +806,11 @@ cdef class Ring(Registrations):
             raise ValueError("max_count must not be negative")
         self.check()
         limit = <uint32_t>min(max_count, MAX_RW_COUNT)
-        if ring_cq_ready(&self.r) == 0 and wait_nr == 0 and self.must_enter():
+        if wait_nr == 0 and self.ready() == 0 and self.must_enter():
             self.fetch()
         self.drain(out, limit)
         if not out and wait_nr and limit:
-            self.wait(0, wait_nr, 0, self.deadline(timeout))
+            self.wait(0, wait_nr, 0, self.deadline(timeout), self)
             self.drain(out, limit)
         return out
 
@@ -788,7 +826,7 @@ cdef class Ring(Registrations):
         return out[0]
 
     cdef int await_one(self, object timeout) except -1:
-        self.wait(0, 1, 0, self.deadline(timeout))
+        self.wait(0, 1, 0, self.deadline(timeout), self)
         if timeout is not None and self.ready() == 0:
             raise TimeoutError(errno.ETIME, f"no completion within {timeout} s")
         return 0
@@ -820,7 +858,7 @@ cdef class Ring(Registrations):
     def peek_cqe(self):
         """The first completion, left in the queue, or None.  cqe_seen() removes it."""
         self.check()
-        if ring_cq_ready(&self.r) == 0 and self.must_enter():
+        if self.ready() == 0 and self.must_enter():
             self.fetch()
         return self.front()
 
@@ -876,6 +914,23 @@ cdef class Ring(Registrations):
         self.check()
         self.fetch()
 
+    # ---- the fast level --------------------------------------------------------------------
+
+    def batch_queue(self, capacity, memory=None):
+        """A BatchQueue: operations prepared from arrays and completed into arrays.
+
+        capacity  how many operations may be prepared and not yet completed, from 1 to 1048576
+        memory    a writable bytes-like object, which all its reads and writes use.  Held until the
+                  queue or the ring is closed: a bytearray cannot be resized meanwhile
+
+        A ring may have 16383 of them at once.
+        """
+        cdef BatchQueue queue = BatchQueue.__new__(BatchQueue)
+        if not 1 <= capacity <= BATCH_MAX_CAPACITY:
+            raise ValueError(f"capacity must be from 1 to {BATCH_MAX_CAPACITY}, not {capacity}")
+        queue.open(self, capacity, memory)
+        return queue
+
     # ---- the end -------------------------------------------------------------------------
     # 1. forget what the kernel has not seen   2. cancel everything   3. drain, up to a deadline
     # 4. count what is left, and leak it        5. unmap, close
@@ -907,13 +962,14 @@ cdef class Ring(Registrations):
         self.unusable = True
         self.forget_queued()
         self.reap()
-        while self.in_use and self.push_out(end):
+        while (self.in_use or self.batches.in_flight) and self.push_out(end):
             pass
         self.release()
 
     # SQEs that the kernel has not seen, or not consumed: their operations never began.
     cdef void forget_queued(self) noexcept:
         cdef Operation *op
+        cdef uint64_t key
         cdef uint32_t shift = 1 if self.r.setup_flags & URING_SETUP_SQE128 else 0
         cdef uint32_t first = self.r.sqe_head
         if not self.r.setup_flags & URING_SETUP_SQPOLL:
@@ -922,30 +978,37 @@ cdef class Ring(Registrations):
         while self.r.sqe_tail != first:
             self.r.sqe_tail -= 1
             self.handed_out -= 1
-            op = self.find(self.r.sqes[(self.r.sqe_tail & self.r.sq_mask) << shift].user_data)
+            key = self.r.sqes[(self.r.sqe_tail & self.r.sq_mask) << shift].user_data
+            op = self.find(key)
             if op != NULL:
                 self.vacate(op)
+            else:
+                batch_forget(&self.batches, key)
         self.r.sqe_head = first
 
     # One round: cancel, wait a little, reap.  False when it is time to give up.
     cdef bint push_out(self, int64_t end):
-        cdef uring_timespec ts
-        cdef int64_t left = min(end - fe_monotonic_ns(), 100_000_000)
-        cdef uint32_t flags = URING_ENTER_GETEVENTS
+        cdef int64_t left = end - fe_monotonic_ns()
         if left <= 0:
             return False
-        if self.r.setup_flags & URING_SETUP_SQPOLL:
-            flags |= URING_ENTER_SQ_WAKEUP
         self.cancel_all()
-        ts.tv_sec = 0
-        ts.tv_nsec = left
-        if self.r.features & URING_FEAT_EXT_ARG:
-            self.block(ring_flush(&self.r), 1 + self.cancels, flags, &ts)
-        else:
-            self.block(ring_flush(&self.r), 0, flags, NULL)
-            self.poll_fd(left)
+        self.await_events(ring_flush(&self.r), 1 + self.cancels, left)
         self.reap()
         return True
+
+    # Submit `pending`, and wait until the queue holds `wait_nr` completions, but not long.
+    cdef void await_events(self, uint32_t pending, uint32_t wait_nr, int64_t nanoseconds):
+        cdef uring_timespec ts
+        cdef uint32_t flags = URING_ENTER_GETEVENTS
+        if self.r.setup_flags & URING_SETUP_SQPOLL:
+            flags |= URING_ENTER_SQ_WAKEUP
+        ts.tv_sec = 0
+        ts.tv_nsec = min(nanoseconds, 100_000_000)
+        if self.r.features & URING_FEAT_EXT_ARG:
+            self.block(pending, wait_nr, flags, &ts)
+        else:
+            self.block(pending, 0, flags, NULL)
+            self.poll_fd(ts.tv_nsec)
 
     cdef void poll_fd(self, int64_t nanoseconds):
         cdef pollfd wanted
@@ -961,7 +1024,7 @@ cdef class Ring(Registrations):
         cdef uint32_t i
         cdef Operation *op
         self.cancels = 0
-        if self.cancel_outside():
+        if self.cancel_outside(0, URING_CANCEL_ANY | URING_CANCEL_ALL):
             return
         if not self.cancel_each:
             self.queue_cancel(0, URING_CANCEL_ANY | URING_CANCEL_ALL)
@@ -969,16 +1032,20 @@ cdef class Ring(Registrations):
         for i in range(self.chunk_count * CHUNK):
             op = self.slot(i)
             if op.live and not self.queue_cancel(self.key(op), 0):
-                break
+                return
+        for queue in self.queues:
+            if queue is not None:
+                (<BatchQueue>queue).queue_cancels(self, NULL, 0)
 
     # False when the kernel does not do that.  It does not wait: what a kernel thread runs is
     # signalled, and looked at again in the next round.
-    cdef bint cancel_outside(self) noexcept:
+    cdef bint cancel_outside(self, uint64_t key, uint32_t flags) noexcept:
         cdef uring_sync_cancel_reg reg
         cdef int result
         memset(&reg, 0, sizeof(reg))
         reg.fd = -1
-        reg.flags = URING_CANCEL_ANY | URING_CANCEL_ALL
+        reg.addr = key
+        reg.flags = flags
         result = ring_register(&self.r, URING_REGISTER_SYNC_CANCEL, &reg, 1)
         return result >= 0 or result in (-ENOENT, -EALREADY, -ETIME, -EINTR)
 
@@ -992,6 +1059,7 @@ cdef class Ring(Registrations):
         raw.addr = key
         raw.op_flags = flags
         raw.user_data = KEY_INTERNAL
+        self.hidden += 1
         self.cancels += 1
         return True
 
@@ -1040,6 +1108,8 @@ cdef class Ring(Registrations):
                 self.leaked += 1
                 drop(&op.user_data)
                 drop(&op.file)
+        if not inherited:
+            self.leaked += self.batches.in_flight
         leaked_total += self.leaked
         if self.leaked == 0:
             for i in range(self.chunk_count):
@@ -1052,6 +1122,11 @@ cdef class Ring(Registrations):
             (<BufferRing>group).ring_object = NULL
         self.groups.clear()
         self.provided.clear()
+        for queue in self.queues:
+            if queue is not None:
+                (<BatchQueue>queue).detach(self, not inherited)
+        self.queues.clear()
+        batch_free_table(&self.batches)
         self.drop_tables()
 
     cdef void drop_tables(self) noexcept:
@@ -1069,7 +1144,7 @@ cdef class Ring(Registrations):
         self.close()
 
     def __del__(self):
-        cdef uint32_t in_flight = self.in_use
+        cdef uint32_t in_flight = self.in_use + self.batches.in_flight
         if self.r.fd < 0:
             return
         if self.epoch != fork_epoch:
@@ -1128,7 +1203,7 @@ cdef int ring_traverse(PyObject *o, visitproc visit, void *arg) noexcept:
 
 for made_here in (Operations, FileOperations, SocketOperations, SystemOperations,
                   TableRegistrations, Registrations, SQE, CQE, StatResult, Probe, BufferRing,
-                  RegisteredBuffer, SubmissionQueue, CompletionQueue):
+                  RegisteredBuffer, BatchQueue, SubmissionQueue, CompletionQueue):
     fe_forbid_making(<PyTypeObject *>made_here)
 del made_here
 
