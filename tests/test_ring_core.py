@@ -893,6 +893,47 @@ def test_registered_ring_descriptor_enters_as_the_plain_one_does(flags):
         assert len(finish(ring)) == 1
 
 
+def test_place_of_a_registered_ring_descriptor_is_given_back():
+    # The kernel has 16 for each thread.
+    for dropped in (False, True):
+        for _ in range(40):
+            ring = Ring(1)
+            ring.register_ring_fd()
+            ring.register_ring_fd()
+            if not dropped:
+                ring.close()
+                continue
+            with pytest.warns(ResourceWarning, match="unclosed ring"):
+                del ring
+
+
+def in_a_thread(call):
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+
+
+@with_the_gil
+def test_registered_ring_descriptor_is_of_no_use_to_another_thread():
+    refused = []
+
+    def submit():
+        try:
+            ring.submit()
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    with clean_ring(flags=0) as ring:
+        ring.prep_nop()
+        ring.register_ring_fd()
+        in_a_thread(submit)
+        assert "register_ring_fd" in refused.pop()
+        ring.unregister_ring_fd()
+        in_a_thread(submit)
+        assert not refused
+        assert len(finish(ring)) == 1
+
+
 def test_registered_files_can_be_replaced_and_emptied(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)

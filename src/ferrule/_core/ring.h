@@ -199,6 +199,7 @@ static inline uint32_t ring_copy_cqes(struct ring *r, struct uring_cqe *out, uin
 /* Register the ring's own fd, so that enter need not look it up.  The index is valid in this
  * thread only, and the slot is given back when the thread ends. */
 static inline int ring_register_own_fd(struct ring *r) {
+    if (r->enter_flags & URING_ENTER_REGISTERED_RING) return 0;
     struct uring_rsrc_update up = {.offset = -1U, .data = (uint64_t)r->fd};
     int n = ring_register(r, URING_REGISTER_RING_FDS, &up, 1);
     if (n != 1) return n < 0 ? n : -EINVAL;

@@ -210,6 +210,7 @@ cdef class Ring(Registrations):
     cdef bint opened
     cdef bint unusable               # not open yet, being closed, or closed
     cdef bint bound                  # only `thread` may use it
+    cdef bint bound_by_fd            # for as long as register_ring_fd() is not undone
     cdef bint cancel_each            # close() must name every operation (before Linux 5.19)
     cdef int waiters                 # threads inside a blocking enter
     cdef uint32_t cancels            # queued by this round of close()
@@ -327,6 +328,9 @@ cdef class Ring(Registrations):
         raise ValueError("operation on a closed ring")
 
     cdef int refuse_thread(self) except -1:
+        if self.bound_by_fd:
+            raise RuntimeError("this ring belongs to the thread that called register_ring_fd(); "
+                               "use it there, or call unregister_ring_fd() there first")
         cause = "SINGLE_ISSUER" if self.r.setup_flags & URING_SETUP_SINGLE_ISSUER else "no GIL"
         raise RuntimeError(
             f"this ring belongs to the thread that made it ({cause}); use it there, or, on a "
@@ -1095,6 +1099,9 @@ cdef class Ring(Registrations):
             self.forget_queued()
             self.reap()
             fork_remove(&self.fork_node)
+            if PyThread_get_thread_ident() == self.thread:
+                # It would keep the ring open until the thread ends, and its place taken.
+                ring_unregister_own_fd(&self.r)
             ring_close(&self.r)
         for i in range(self.chunk_count * CHUNK):
             op = self.slot(i)

@@ -31,12 +31,19 @@ cdef class Registrations(TableRegistrations):
         ring.bound = FE_FREE_THREADED or (ring.r.setup_flags & URING_SETUP_SINGLE_ISSUER) != 0
 
     def register_ring_fd(self):
-        """Let this thread enter the ring without looking up its descriptor (Linux 5.18)."""
+        """Let this thread enter the ring without looking up its descriptor (Linux 5.18).
+
+        The ring belongs to this thread until unregister_ring_fd() or close().
+        """
         cdef Ring ring = <Ring>self
         ring.check()
         cdef int result = ring_register_own_fd(&ring.r)
         if result < 0:
             raise register_error(-result, URING_REGISTER_RING_FDS)
+        if not ring.bound:
+            # To another thread the index would mean no ring, or some other one.
+            ring.bound = ring.bound_by_fd = True
+            ring.thread = PyThread_get_thread_ident()
 
     def unregister_ring_fd(self):
         """Undo register_ring_fd."""
@@ -45,6 +52,8 @@ cdef class Registrations(TableRegistrations):
         cdef int result = ring_unregister_own_fd(&ring.r)
         if result < 0:
             raise register_error(-result, URING_UNREGISTER_RING_FDS)
+        if ring.bound_by_fd:
+            ring.bound = ring.bound_by_fd = False
 
     def register_iowq_max_workers(self, unsigned int bounded=0, unsigned int unbounded=0):
         """Limit the kernel threads for operations that must block; 0 leaves a limit (5.15).
