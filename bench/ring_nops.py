@@ -85,8 +85,7 @@ def ferrule_fast(options: dict[str, Any], check: Callable[[Any, Any], None]) -> 
 
         def do_batch() -> None:
             queue.prep_nop(batch)
-            ring.submit_and_wait(batch)
-            if queue.complete(results, tags) != batch:
+            if queue.submit_and_complete(results, tags, wait_nr=batch) != batch:
                 raise AssertionError("a completion is missing")
             check(results, tags)
 

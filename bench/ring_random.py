@@ -146,24 +146,23 @@ def ferrule_fast_reads(options: dict[str, Any]) -> Sample:
     memory = memoryview(mmap.mmap(-1, DEPTH * BLOCK))
     # A read's tag is where in the memory it goes, so the tags that come back say what is free.
     tags = array("Q", range(0, DEPTH * BLOCK, BLOCK))
-    starts = memoryview(tags).cast("B").cast("q")
     results = array("i", [0]) * DEPTH
     log: list[int] = []  # the slots in the order of their reads; looked at after the clock stops
     with opened() as file, Ring(DEPTH) as ring:
         queue = ring.batch_queue(DEPTH, memory)
 
         def take_completions(wait_nr: int) -> int:
-            count: int = queue.complete(results, tags, wait_nr=wait_nr)
+            count = queue.complete(results, tags, wait_nr=wait_nr)
             if results[:count].count(BLOCK) != count:
                 raise AssertionError(f"{list(results[:count])}: not all are {BLOCK} bytes")
             return count
 
         def read_next(number: int) -> None:
-            one, place = slice(number, number + 1), len(log) % len(offsets)
-            chosen = offsets[place : place + 1]
-            if queue.prep_read(file, starts[one], BLOCK, chosen, tags=tags[one]) != 1:
+            start, tag = tags[number], tags[number : number + 1]
+            place = len(log) % len(offsets)
+            if queue.prep_read(file, start, BLOCK, offsets[place : place + 1], tags=tag) != 1:
                 raise AssertionError("the queue is full")
-            log.append(tags[number])
+            log.append(start)
             ring.submit()
 
         for number in range(DEPTH):

@@ -15,19 +15,12 @@ from bench import harness, ring_file, ring_nops, ring_random, ring_warm
 from bench.__main__ import GROUPS, NAMES
 from bench.harness import Case, Settings, Unavailable
 from bench.ring_file import BLOCK
-from ferrule.ring import Ring
 
 BLOCKS = 128
 SHORT = 0.02  # seconds
 
 
-def a_ring_has(name: str) -> bool:
-    return hasattr(Ring, name)
-
-
 def run(peers: harness.Peers, peer: str, **options: Any) -> harness.Sample:
-    if "fast" in peer and not a_ring_has("batch_queue"):
-        pytest.skip("no fast level yet")
     return peers[peer]({"seconds": SHORT, **options})
 
 
