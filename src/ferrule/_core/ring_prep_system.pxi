@@ -15,6 +15,10 @@ cdef int check_futex(Py_buffer *view) except -1:
     return 0
 
 
+def futex_wanted(futex, uint64_t value, unsigned int flags=FUTEX2_SIZE_U32):
+    return futex, value, flags
+
+
 cdef class SystemOperations(SocketOperations):
     """Preparing operations on futexes, child processes, epoll, drivers and legacy buffers."""
 
@@ -56,7 +60,7 @@ cdef class SystemOperations(SocketOperations):
         res      the index of one that was woken
         """
         cdef SQE sqe = self.place()
-        cdef list wanted = [tuple(item) for item in futexes]
+        cdef list wanted = [futex_wanted(*item) for item in futexes]
         cdef uint32_t i, count = <uint32_t>len(wanted)
         if not 1 <= count <= MAX_FUTEXES:
             raise ValueError(f"from 1 to {MAX_FUTEXES} futexes, not {count}")
@@ -64,7 +68,7 @@ cdef class SystemOperations(SocketOperations):
         cdef futex_wait_entry *entries = <futex_wait_entry *>PyBytes_AS_STRING(block)
         for i in range(count):
             entries[i].value = wanted[i][1]
-            entries[i].flags = wanted[i][2] if len(wanted[i]) > 2 else FUTEX2_SIZE_U32
+            entries[i].flags = wanted[i][2]
         cdef Py_buffer *views = export_all(
             [item[0] for item in wanted], <iovec *>(entries + count), False)
         try:
