@@ -15,7 +15,7 @@ cdef int check_futex(Py_buffer *view) except -1:
     return 0
 
 
-def futex_wanted(futex, uint64_t value, unsigned int flags=FUTEX2_SIZE_U32):
+def _futex_wanted(futex, uint64_t value, unsigned int flags=FUTEX2_SIZE_U32):
     return futex, value, flags
 
 
@@ -60,7 +60,7 @@ cdef class SystemOperations(SocketOperations):
         res      the index of one that was woken
         """
         cdef SQE sqe = self.place()
-        cdef list wanted = [futex_wanted(*item) for item in futexes]
+        cdef list wanted = [_futex_wanted(*item) for item in futexes]
         cdef uint32_t i, count = <uint32_t>len(wanted)
         if not 1 <= count <= MAX_FUTEXES:
             raise ValueError(f"from 1 to {MAX_FUTEXES} futexes, not {count}")
