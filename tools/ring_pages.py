@@ -24,9 +24,7 @@ REFERENCE = "<!-- Below: tools/ring_pages.py, from the docstrings. -->"
 PAGES = {
     "setup.md": [
         "Ring.__init__", "Ring.from_params", "Params", "SetupFlags", "Features", "Ring.fd",
-        "Ring.fileno", "Ring.closed", "Ring.flags", "Ring.features", "Ring.enable_rings",
-        "Ring.register_ring_fd", "Ring.unregister_ring_fd", "Ring.register_probe", "Probe",
-        "get_probe", "Op", "Ring.statistics", "RingStatistics", "leaked_operations", "Ring.close",
+        "Ring.fileno", "Ring.closed", "Ring.flags", "Ring.features", "Probe", "get_probe", "Op", "Ring.statistics", "RingStatistics", "leaked_operations", "Ring.close",
         "NotSupported",
     ],
     "queues.md": [
@@ -38,18 +36,18 @@ PAGES = {
         "Ring.cq", "SubmissionQueue", "CompletionQueue", "SqFlags",
     ],
     "control.md": ["Operations", "NopFlags", "PollFlags", "TimeoutFlags", "CancelFlags",
-                   "MsgRingFlags", "Ring.register_sync_cancel"],
+                   "MsgRingFlags"],
     "files.md": ["FileOperations", "FsyncFlags", "StatResult"],
     "sockets.md": ["SocketOperations", "RecvSendFlags", "AcceptFlags", "Message"],
     "system.md": ["SystemOperations"],
-    "buffers.md": ["Ring.register_buf_ring", "Ring.unregister_buf_ring", "BufferRing",
-                   "BufferRingFlags"],
-    "tables.md": ["Ring.register_files", "Ring.register_files_update", "Ring.unregister_files"],
-    "notices.md": ["Ring.register_eventfd", "Ring.unregister_eventfd",
-                   "Ring.register_iowq_max_workers"],
+    "buffers.md": ["BufferRing", "BufferRingFlags"],
+    "tables.md": ["TableRegistrations", "RegisteredBuffer"],
+    "batch.md": ["Ring.batch_queue", "BatchQueue"],
+    "notices.md": ["Registrations"],
 }
 # Bases that only help() shows: their members are members of Ring and SQE.
-BASES = ("Operations", "FileOperations", "SocketOperations", "SystemOperations", "Registrations")
+BASES = ("Operations", "FileOperations", "SocketOperations", "SystemOperations",
+         "TableRegistrations", "Registrations")
 # Constants, described where they are used.
 CONSTANTS = {"AT_FDCWD", "FILE_INDEX_ALLOC"}
 
@@ -149,7 +147,7 @@ def missing() -> list[str]:
     there = described()
     short = {name.split(".")[-1] for name in there}
     wanted = [name for name in ring.__all__ if name not in CONSTANTS | there | {"Ring"}]
-    inherited = {member.split(".")[1] for base in BASES[:-1] for member in members(base)}
+    inherited = {member.split(".")[1] for base in BASES for member in members(base)}
     wanted += [f"Ring.{name}" for name in dir(ring.Ring)
                if not name.startswith("_") and f"Ring.{name}" not in there
                and not (name in inherited and name in short)]
