@@ -24,8 +24,8 @@ REFERENCE = "<!-- Below: tools/ring_pages.py, from the docstrings. -->"
 PAGES = {
     "setup.md": [
         "Ring.__init__", "Ring.from_params", "Params", "SetupFlags", "Features", "Ring.fd",
-        "Ring.fileno", "Ring.closed", "Ring.flags", "Ring.features", "Probe", "get_probe", "Op", "Ring.statistics", "RingStatistics", "leaked_operations", "Ring.close",
-        "NotSupported",
+        "Ring.fileno", "Ring.closed", "Ring.flags", "Ring.features", "Probe", "get_probe", "Op",
+        "Ring.statistics", "RingStatistics", "leaked_operations", "Ring.close", "NotSupported",
     ],
     "queues.md": [
         "Ring.get_sqe", "SQE", "SqeFlags", "SubmissionQueueFull", "Ring.submit",
