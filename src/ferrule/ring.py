@@ -23,11 +23,15 @@ from ferrule._core.ring import (
     CQE,
     SQE,
     BatchQueue,
+    BufferPool,
+    BufferPoolEmpty,
     BufferRing,
     CompletionQueue,
+    FileTable,
     Message,
     NotSupported,
     Params,
+    PooledBuffer,
     Probe,
     RegisteredBuffer,
     Ring,
@@ -41,16 +45,21 @@ from ferrule._core.ring import (
 __all__ = [
     "AT_FDCWD",
     "FILE_INDEX_ALLOC",
+    "REGISTER_FILES_SKIP",
     "AcceptFlags",
     "BatchQueue",
+    "BufferPool",
+    "BufferPoolEmpty",
     "BufferRing",
     "BufferRingFlags",
     "CQE",
     "CancelFlags",
+    "CloneFlags",
     "CompletionQueue",
     "CqeFlags",
     "EnterFlags",
     "Features",
+    "FileTable",
     "FsyncFlags",
     "Message",
     "MsgRingFlags",
@@ -59,6 +68,7 @@ __all__ = [
     "Op",
     "Params",
     "PollFlags",
+    "PooledBuffer",
     "Probe",
     "RecvSendFlags",
     "RegisteredBuffer",
@@ -78,6 +88,7 @@ __all__ = [
 
 AT_FDCWD = -100
 FILE_INDEX_ALLOC = 0xFFFFFFFF
+REGISTER_FILES_SKIP = -2
 
 
 class Op(IntEnum):
@@ -228,6 +239,13 @@ class SqeFlags(IntFlag):
     ASYNC = 1 << 4
     BUFFER_SELECT = 1 << 5
     CQE_SKIP_SUCCESS = 1 << 6
+
+
+class CloneFlags(IntFlag):
+    """What register_clone_buffers may do."""
+
+    SRC_REGISTERED = 1 << 0
+    DST_REPLACE = 1 << 1
 
 
 class BufferRingFlags(IntFlag):

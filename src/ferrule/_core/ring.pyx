@@ -19,10 +19,10 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from cpython.number cimport PyIndex_Check, PyNumber_Index
 from cpython.object cimport PyObject, PyTypeObject, traverseproc, visitproc
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.errno cimport (EAGAIN, EALREADY, EBADFD, EBADR, EBUSY, EEXIST, EFAULT, EINTR,
-                         EINVAL, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSYS, ENXIO, EOPNOTSUPP, EPERM,
-                         ETIME)
-from libc.string cimport memcpy, memset, strchr
+from libc.errno cimport (EAGAIN, EALREADY, EBADF, EBADFD, EBADR, EBUSY, EEXIST, EFAULT, EINTR,
+                         EINVAL, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSYS, ENXIO, EOPNOTSUPP,
+                         EOVERFLOW, EPERM, ETIME)
+from libc.string cimport memchr, memcpy, memset, strchr
 
 import errno
 import os
@@ -90,6 +90,8 @@ cdef class Ring
 cdef class SQE
 cdef class BufferRing
 cdef class RegisteredBuffer
+cdef class BufferPool
+cdef class FileTable
 
 include "ring_kernel.pxi"
 include "ring_sockaddr.pxi"
@@ -101,6 +103,7 @@ include "ring_prep_sockets.pxi"
 include "ring_prep_system.pxi"
 include "ring_sqe.pxi"
 include "ring_tables.pxi"
+include "ring_pools.pxi"
 include "ring_register.pxi"
 include "ring_buffers.pxi"
 include "ring_batch.pxi"
@@ -224,6 +227,8 @@ cdef class Ring(Registrations):
     cdef dict groups                 # bgid -> BufferRing
     cdef dict provided               # bgid -> memory given by prep_provide_buffers, for ever
     cdef list buffers                # as registered: RegisteredBuffer or None each
+    cdef list pools                  # BufferPools with places in it
+    cdef FileTable table             # of register_file_table
     cdef dict tags                   # the kernel's number -> the object
     cdef uint64_t next_tag
     cdef bint changing               # a table, without the GIL
@@ -240,6 +245,7 @@ cdef class Ring(Registrations):
         self.groups = {}
         self.provided = {}
         self.tags = {}
+        self.pools = []
 
     def __init__(self, entries, *, flags=None, cq_entries=None, sq_thread_cpu=None,
                  sq_thread_idle=None, wq_fd=None):
@@ -749,9 +755,22 @@ cdef class Ring(Registrations):
     cdef inline void settle(self, uring_cqe *raw, Operation *op) noexcept:
         if op == NULL:
             self.settle_stray(raw)
-        elif not raw.flags & URING_CQE_F_MORE:
+            return
+        if op.direct and raw.res >= 0:
+            self.note_direct(raw, op)
+        if not raw.flags & URING_CQE_F_MORE:
             self.completed += 1
             self.vacate(op)
+
+    # A file came into, or went out of, this ring's table, or that of the ring it was sent to.
+    cdef void note_direct(self, uring_cqe *raw, Operation *op) noexcept:
+        cdef Ring target = self
+        if op.opcode == URING_OP_MSG_RING:
+            if op.file == NULL or not isinstance(<object>op.file, Ring):
+                return
+            target = <Ring>op.file
+        if target.table is not None:
+            target.table.note(op, raw.res)
 
     cdef void settle_stray(self, uring_cqe *raw) noexcept:
         if raw.user_data == KEY_INTERNAL:
@@ -1134,12 +1153,21 @@ cdef class Ring(Registrations):
                 (<BatchQueue>queue).detach(self, not inherited)
         self.queues.clear()
         batch_free_table(&self.batches)
-        self.drop_tables()
+        self.drop_files()
+        self.drop_buffers()
+        self.tags.clear()
 
-    cdef void drop_tables(self) noexcept:
+    cdef void drop_files(self) noexcept:
+        if self.table is not None:
+            self.table.ring_object = NULL
+            self.table = None
+
+    cdef void drop_buffers(self) noexcept:
         cdef list buffers = self.buffers
         self.buffers = None
-        self.tags.clear()
+        for pool in self.pools:
+            (<BufferPool>pool).ring_object = NULL
+        self.pools.clear()
         if buffers is not None:
             retire_all(buffers)
 

@@ -395,7 +395,8 @@ cdef extern from *:
     int poll(pollfd *fds, unsigned long n, int timeout_ms) nogil
 
     enum:
-        PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MADV_DONTFORK, AT_FDCWD
+        PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MADV_DONTFORK
+        MADV_WIPEONFORK, AT_FDCWD
     void *MAP_FAILED
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset) nogil
     int munmap(void *addr, size_t length) nogil

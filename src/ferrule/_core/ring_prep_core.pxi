@@ -182,9 +182,7 @@ cdef class Operations:
         need(URING_OP_SEND_ZC, "prep_msg_ring_fd", "6.0")
         sqe.message(target, URING_MSG_SEND_FD, 0, data, flags)
         sqe.raw.addr3 = source_slot
-        # Slots count from 1; ALLOC is a number of its own.
-        sqe.raw.file_index = (
-            target_slot if target_slot == URING_FILE_INDEX_ALLOC else target_slot + 1)
+        sqe.direct(target_slot)
         return sqe.tag(user_data)
 
     def prep_msg_ring_fd_alloc(self, target, unsigned int source_slot, uint64_t data,

@@ -147,8 +147,8 @@ cdef object register_error(int err, uint32_t opcode):
 
 
 cdef object registered_fd(object file):
-    if PyLong_CheckExact(file) and file == -1:
-        return -1
+    if PyLong_CheckExact(file) and (file == -1 or file == URING_REGISTER_FILES_SKIP):
+        return file
     return PyObject_AsFileDescriptor(file)
 
 
