@@ -541,8 +541,10 @@ cdef class Task(CancelScope):
     cdef int finish(self) except -1:
         cdef Scheduler s = self.scheduler
         cdef Task waiter
+        cdef CancelScope scope
         while self.scope is not self:
-            self.scope.leave()  # entered and never left
+            scope = self.scope  # entered and never left: leave() may drop all other references
+            scope.leave()
         timers_remove(&s.heap, &self.node)
         self.state = DONE
         self.fn = self.context = None
