@@ -41,7 +41,8 @@ PAGES = {
     "sockets.md": ["SocketOperations", "RecvSendFlags", "AcceptFlags", "Message"],
     "system.md": ["SystemOperations"],
     "buffers.md": ["BufferRing", "BufferRingFlags"],
-    "tables.md": ["TableRegistrations", "RegisteredBuffer"],
+    "tables.md": ["TableRegistrations", "FileTable", "RegisteredBuffer", "BufferPool",
+                  "PooledBuffer", "BufferPoolEmpty", "CloneFlags"],
     "batch.md": ["Ring.batch_queue", "BatchQueue"],
     "notices.md": ["Registrations"],
 }
@@ -49,7 +50,7 @@ PAGES = {
 BASES = ("Operations", "FileOperations", "SocketOperations", "SystemOperations",
          "TableRegistrations", "Registrations")
 # Constants, described where they are used.
-CONSTANTS = {"AT_FDCWD", "FILE_INDEX_ALLOC"}
+CONSTANTS = {"AT_FDCWD", "FILE_INDEX_ALLOC", "REGISTER_FILES_SKIP"}
 
 
 def find(name: str) -> object:
@@ -77,14 +78,18 @@ def signature(name: str, value: object) -> str:
     return shown + re.sub(r"<[^<>]*>", "…", text)
 
 
+NAMES = r"(\S+(?:, \S+)*)"
+
+
 def prose(text: str) -> str:
     """A docstring in Markdown: aligned `name  meaning` lines become a list."""
     lines: list[str] = []
     for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text)):
-        if all(re.match(r"\S+(?:, \S+)*  +\S|  +\S", line) for line in paragraph.split("\n")):
+        if re.match(rf"{NAMES}(  +\S|\n  +\S)", paragraph):
             for line in paragraph.split("\n"):
-                item = re.match(r"(\S+(?:, \S+)*)  +(.*)", line)
-                lines.append(f"- `{item[1]}`: {item[2]}" if item else "  " + line.strip())
+                item = re.match(rf"{NAMES}(?:  +(.*)|$)", line)
+                lines.append(f"- `{item[1]}`: {item[2] or ''}".rstrip() if item
+                             else "  " + line.strip())
         else:
             lines += paragraph.split("\n")
         lines.append("")
