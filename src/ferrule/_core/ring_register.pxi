@@ -134,16 +134,16 @@ cdef class Registrations(TableRegistrations):
 
         Blocks the thread, for at most `timeout` seconds (then TimeoutError), with the GIL released.
         Raises FileNotFoundError when nothing matches.  The cancelled operations complete as ever.
+        Of a SQPOLL ring's it does not reach those that run in kernel threads: prep_cancel does.
         """
         cdef Ring ring = <Ring>self
         cdef uring_sync_cancel_reg reg
-        cdef int result
+        cdef int result = -EINTR
+        cdef int64_t left, end = ring.deadline(timeout)
         ring.check()
         memset(&reg, 0, sizeof(reg))
         reg.fd = -1
         reg.timeout.tv_sec = reg.timeout.tv_nsec = -1
-        if timeout is not None:
-            reg.timeout = timespec_of(timeout, "timeout")
         if file is not None:
             reg.fd = PyObject_AsFileDescriptor(file)
             flags |= URING_CANCEL_FD
@@ -155,11 +155,19 @@ cdef class Registrations(TableRegistrations):
         elif not flags & (URING_CANCEL_ANY | URING_CANCEL_OP | URING_CANCEL_FD):
             raise ValueError("cancel what? give a target, a file, an opcode, or CancelFlags.ANY")
         reg.flags = flags
-        ring.waiters += 1
-        with nogil:
-            result = ring_register(&ring.r, URING_REGISTER_SYNC_CANCEL, &reg, 1)
-        ring.waiters -= 1
-        PyErr_CheckSignals()
+        while result == -EINTR:
+            ring.check()  # a conversion or a signal handler may have closed it
+            if end != NEVER:
+                left = max(end - fe_monotonic_ns(), 0)
+                reg.timeout.tv_sec = left // 1_000_000_000
+                reg.timeout.tv_nsec = left % 1_000_000_000
+            ring.waiters += 1
+            with nogil:
+                result = ring_register(&ring.r, URING_REGISTER_SYNC_CANCEL, &reg, 1)
+            ring.waiters -= 1
+            PyErr_CheckSignals()
+        if result == -ETIME:
+            raise TimeoutError(errno.ETIME, f"not ended within {timeout} s")
         if result < 0:
             raise register_error(-result, URING_REGISTER_SYNC_CANCEL)
         return result
