@@ -1,5 +1,6 @@
 """What an operation holds, and until when: buffers, the ring's end, garbage, forks, threads."""
 
+import contextlib
 import errno
 import gc
 import mmap
@@ -291,6 +292,12 @@ def test_argument_whose_conversion_closes_the_ring_raises():
     buffer.append(1)  # nothing is exported any more
 
 
+def test_sync_cancel_whose_conversion_closes_the_ring_raises():
+    ring = Ring(8)
+    with pytest.raises(ValueError, match="closed ring"):
+        ring.register_sync_cancel(file=Meddling(0, ring.close))
+
+
 def test_conversion_that_submits_an_sqe_being_prepared_again_raises():
     with clean_ring() as ring:
         buffer = bytearray(4)
@@ -340,6 +347,13 @@ def test_ring_closed_by_a_skipped_completion_is_left_alone():
     ring.submit()
     assert ring.cq_ready() == 0
     assert ring.closed
+
+
+def test_ring_closed_by_a_skipped_completion_ends_the_wait():
+    ring = Ring(8)
+    ring.prep_nop(Closing(ring)).flags = SqeFlags.CQE_SKIP_SUCCESS
+    with pytest.raises(ValueError, match="closed ring"):
+        ring.submit_and_wait_timeout(1, 5)
 
 
 def test_ring_closed_by_a_signal_handler_ends_the_wait():
@@ -435,6 +449,35 @@ def test_close_drains_what_waits_behind_a_drain(flags):
         buffer.append(1)
     left.close()
     right.close()
+
+
+@each_setup
+def test_close_interrupts_a_write_that_blocks_a_kernel_thread(flags, tmp_path):
+    # Behind an fsync, which needs a kernel thread, the write runs there too, and blocks.
+    left, right = socket.socketpair()
+    fill(left)
+    with left, right, open(tmp_path / "f", "wb") as file:
+        file.write(b"x")
+        file.flush()
+        ring = Ring(8, flags=flags)
+        buffer = bytearray(4)
+        ring.prep_fsync(file).link()
+        ring.prep_write(left, buffer)
+        ring.submit()
+        time.sleep(0.02)
+        started = time.monotonic()
+        ring.close()
+        assert time.monotonic() - started < 2
+        assert ring.statistics().leaked == 0
+        buffer.append(1)
+
+
+def fill(sock: socket.socket) -> None:
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(65536))
+    sock.setblocking(True)
 
 
 def test_close_drains_more_operations_than_the_queues_hold():

@@ -603,6 +603,7 @@ cdef class Ring(Registrations):
                 return submitted
         while True:
             needed = self.needed(wait_nr, waiter)
+            self.check()  # a skipped completion's user_data may have closed it
             if needed == 0:
                 break
             if deadline != NEVER:
@@ -1041,7 +1042,7 @@ cdef class Ring(Registrations):
             poll(&wanted, 1, <int>(nanoseconds // 1_000_000))
 
     # Cancel all in flight: from outside the queue, where no drain holds the cancel back.  Where
-    # that is refused (before 6.0) by SQEs, one if the kernel has ANY (5.19), as far as they fit: a
+    # that does not reach all, also by SQEs, one if the kernel has ANY (5.19), as far as they fit: a
     # SQPOLL thread may not have made room yet.
     cdef void cancel_all(self) noexcept:
         cdef uint32_t i
@@ -1062,7 +1063,8 @@ cdef class Ring(Registrations):
             if queue is not None:
                 (<BatchQueue>queue).queue_cancels(self, NULL, 0)
 
-    # False when the kernel does not do that.  It does not wait: what a kernel thread runs is
+    # False when that may have missed something: the kernel does not do it, or what was meant runs
+    # in a kernel thread of the SQPOLL thread.  It does not wait: what a kernel thread runs is
     # signalled, and looked at again in the next round.
     cdef bint cancel_outside(self, uint64_t key, uint32_t flags) noexcept:
         cdef uring_sync_cancel_reg reg
@@ -1072,6 +1074,8 @@ cdef class Ring(Registrations):
         reg.addr = key
         reg.flags = flags
         result = ring_register(&self.r, URING_REGISTER_SYNC_CANCEL, &reg, 1)
+        if self.r.setup_flags & URING_SETUP_SQPOLL:
+            return False
         return result >= 0 or result in (-ENOENT, -EALREADY, -ETIME, -EINTR)
 
     cdef bint queue_cancel(self, uint64_t key, uint32_t flags) noexcept:

@@ -527,12 +527,14 @@ cdef class BatchQueue:
     # Cancel what is in flight; returns how many SQEs have to be submitted for that.
     cdef uint32_t cancel_all(self, Ring ring) noexcept:
         cdef uint32_t i
+        cdef bint reached = True
         for i in range(self.b.capacity):
-            if batch_in_flight(&self.b.slots[i]) and not ring.cancel_outside(
-                    self.b.slots[i].key, 0):
-                self.queue_cancels(ring, NULL, 0)
-                return ring_flush(&ring.r)
-        return 0
+            if batch_in_flight(&self.b.slots[i]):
+                reached = ring.cancel_outside(self.b.slots[i].key, 0) and reached
+        if reached:
+            return 0
+        self.queue_cancels(ring, NULL, 0)
+        return ring_flush(&ring.r)
 
     # The ring has nothing of this queue any more.  Memory that the kernel may still use is leaked:
     # its export never ends.
