@@ -1048,9 +1048,7 @@ cdef class Ring(Registrations):
         cdef uint32_t i
         cdef Operation *op
         self.cancels = 0
-        # What SQPOLL's kernel threads run is found by SQEs alone.
-        if self.cancel_outside(0, URING_CANCEL_ANY | URING_CANCEL_ALL) and not (
-                self.r.setup_flags & URING_SETUP_SQPOLL):
+        if self.cancel_outside(0, URING_CANCEL_ANY | URING_CANCEL_ALL):
             return
         if not self.cancel_each:
             self.queue_cancel(0, URING_CANCEL_ANY | URING_CANCEL_ALL)
