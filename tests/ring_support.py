@@ -19,11 +19,19 @@ FLAG_SETS = {
     "defer": DEFER,
     "sqpoll": SetupFlags.SQPOLL,
 }
+# Rings whose entries have another size or place, and one that has no descriptor.
+LAYOUTS = {
+    "cqe32": SetupFlags.CQE32,
+    "mixed": DEFER | SetupFlags.CQE_MIXED,
+    "sqe128": DEFER | SetupFlags.SQE128,
+    "no_mmap": SetupFlags.NO_MMAP,
+    "no_fd": DEFER | SetupFlags.NO_MMAP | SetupFlags.REGISTERED_FD_ONLY,
+}
 
 
 def unavailable(flags: int) -> str | None:
     try:
-        Ring(1, flags=flags).close()
+        Ring(2, flags=flags).close()
     except OSError as error:
         return f"no ring with flags {flags:#x} here: {error.strerror}"
     return None
@@ -37,6 +45,9 @@ def parameter(name: str, flags: SetupFlags) -> object:
 # The core behaviours are tested on each of these, as liburing's tests do.
 each_setup = pytest.mark.parametrize(
     "flags", [parameter(name, flags) for name, flags in FLAG_SETS.items()]
+)
+each_layout = pytest.mark.parametrize(
+    "flags", [parameter(name, flags) for name, flags in (FLAG_SETS | LAYOUTS).items()]
 )
 
 

@@ -27,6 +27,7 @@ from ferrule.ring import (
 from ring_support import (
     DEFER,
     clean_ring,
+    each_layout,
     each_setup,
     finish,
     hand_over,
@@ -37,7 +38,7 @@ from ring_support import (
 # ---- seed 003's four tests ------------------------------------------------------------------
 
 
-@each_setup
+@each_layout
 def test_nop_moves_every_counter_as_it_goes_through_the_queues(flags):
     ring = Ring(1, flags=flags)
     sqe = ring.prep_nop(0xAAAAAAAA)
@@ -70,7 +71,7 @@ def test_nop_moves_every_counter_as_it_goes_through_the_queues(flags):
     assert ring.fd == -1
 
 
-@each_setup
+@each_layout
 def test_readv_uses_a_registered_file_and_a_full_queue_says_so(flags):
     with clean_ring(1, flags=flags) as ring, open("/dev/zero", "rb") as zero:
         ring.register_files([zero])
@@ -88,7 +89,7 @@ def test_readv_uses_a_registered_file_and_a_full_queue_says_so(flags):
         ring.unregister_files()
 
 
-@each_setup
+@each_layout
 def test_writev_linked_to_fsync_completes_in_order(flags, tmp_path):
     with clean_ring(2, flags=flags) as ring, open(tmp_path / "file", "wb") as file:
         data = b"*" * 128
@@ -108,7 +109,7 @@ def test_writev_linked_to_fsync_completes_in_order(flags, tmp_path):
         assert (tmp_path / "file").read_bytes() == data
 
 
-@each_setup
+@each_layout
 def test_read_linked_behind_write_gets_what_was_written(flags, tmp_path):
     with clean_ring(2, flags=flags) as ring, open(tmp_path / "file", "w+b") as file:
         written, read = bytearray(b"a" * 20), bytearray(b"b" * 20)
@@ -183,17 +184,6 @@ def test_params_come_back_with_the_kernels_answers():
     with Ring.from_params(8, params) as ring:
         assert (params.sq_entries, params.cq_entries) == (8, 128)
         assert params.features == ring.features != 0
-
-
-def test_contradicting_flags_name_the_cause():
-    with pytest.raises(OSError, match=r"set-up failed.*flags 0x2000") as caught:
-        Ring(8, flags=SetupFlags.DEFER_TASKRUN)  # lacks SINGLE_ISSUER
-    assert caught.value.errno == errno.EINVAL
-
-
-def test_flags_that_change_the_queues_are_refused():
-    with pytest.raises(NotSupported, match="CQE32"):
-        Ring(8, flags=SetupFlags.CQE32)
 
 
 def test_set_up_without_free_descriptors_names_the_limit():
@@ -322,7 +312,7 @@ def test_objects_of_the_ring_cannot_be_made_by_hand():
 # ---- submission -----------------------------------------------------------------------------
 
 
-@each_setup
+@each_layout
 def test_unprepared_sqe_is_a_nop(flags):
     with clean_ring(flags=flags) as ring:
         sqe = ring.get_sqe("blank")
@@ -330,7 +320,7 @@ def test_unprepared_sqe_is_a_nop(flags):
         assert finish(ring)[0].user_data == "blank"
 
 
-@each_setup
+@each_layout
 def test_sqe_fields_can_be_read_and_edited_until_submit(flags):
     with clean_ring(flags=flags) as ring, open("/dev/zero", "rb") as zero:
         buffer = bytearray(b"*" * 16)
@@ -443,7 +433,7 @@ def test_closed_ring_raises_for_everything():
     assert "closed" in repr(ring)
 
 
-@each_setup
+@each_layout
 def test_space_left_and_ready_add_up(flags):
     with clean_ring(4, flags=flags) as ring:
         for queued in range(4):
@@ -455,7 +445,7 @@ def test_space_left_and_ready_add_up(flags):
         assert [cqe.user_data for cqe in ring.copy_cqes()] == [0, 1, 2, 3]
 
 
-@each_setup
+@each_layout
 def test_queues_wrap_many_times(flags):
     with clean_ring(4, flags=flags) as ring:
         for start in range(0, 3000, 3):
@@ -471,7 +461,7 @@ def test_submit_with_nothing_queued_takes_nothing():
         assert ring.submit_and_wait(0) == 0
 
 
-@each_setup
+@each_layout
 def test_bad_sqe_stops_the_batch_without_submit_all(flags):
     with clean_ring(4, flags=flags) as ring:
         ring.prep_nop("good")
@@ -491,7 +481,7 @@ def test_bad_sqe_stops_the_batch_without_submit_all(flags):
         assert results(finish(ring, 2)) == {"behind": 0, "last": 0}
 
 
-@each_setup
+@each_layout
 def test_bad_sqe_is_passed_over_with_submit_all(flags):
     with clean_ring(4, flags=flags | SetupFlags.SUBMIT_ALL) as ring:
         ring.prep_nop("good")
@@ -513,7 +503,7 @@ def test_sqes_that_a_failed_batch_left_queued_can_still_be_edited():
 # ---- links, drain, skip ---------------------------------------------------------------------
 
 
-@each_setup
+@each_layout
 def test_failed_link_cancels_what_follows(flags):
     with clean_ring(flags=flags) as ring:
         ring.prep_read(9999, bytearray(1), 0, user_data="fails").link()
@@ -528,7 +518,7 @@ def test_failed_link_cancels_what_follows(flags):
         }
 
 
-@each_setup
+@each_layout
 def test_short_read_breaks_a_link(flags, tmp_path):
     (tmp_path / "short").write_bytes(b"1234")
     with clean_ring(flags=flags) as ring, open(tmp_path / "short", "rb") as file:
@@ -537,7 +527,7 @@ def test_short_read_breaks_a_link(flags, tmp_path):
         assert results(finish(ring, 2)) == {"short": 4, "behind": -errno.ECANCELED}
 
 
-@each_setup
+@each_layout
 def test_hardlink_survives_a_failed_operation(flags, tmp_path):
     (tmp_path / "short").write_bytes(b"1234")
     with clean_ring(flags=flags) as ring, open(tmp_path / "short", "rb") as file:
@@ -547,7 +537,7 @@ def test_hardlink_survives_a_failed_operation(flags, tmp_path):
         assert results(finish(ring, 2)) == {"short": 4, "behind": 0}
 
 
-@each_setup
+@each_layout
 def test_drain_waits_for_everything_before_it(flags):
     with clean_ring(flags=flags) as ring:
         ring.prep_timeout(0.03, user_data="slow")
@@ -556,7 +546,7 @@ def test_drain_waits_for_everything_before_it(flags):
         assert [cqe.user_data for cqe in finish(ring, 3)] == ["slow", "drained", "behind"]
 
 
-@each_setup
+@each_layout
 def test_skipped_success_is_not_delivered_but_its_failure_is(flags):
     with clean_ring(flags=flags) as ring:
         sqe = ring.prep_nop("unseen")
@@ -569,7 +559,7 @@ def test_skipped_success_is_not_delivered_but_its_failure_is(flags):
         assert ring.cq_ready() == 0
 
 
-@each_setup
+@each_layout
 def test_wait_does_not_count_skipped_completions(flags):
     with clean_ring(flags=flags) as ring:
         for _ in range(3):
@@ -581,7 +571,7 @@ def test_wait_does_not_count_skipped_completions(flags):
         assert [cqe.user_data for cqe in ring.copy_cqes()] == ["seen"]
 
 
-@each_setup
+@each_layout
 def test_skipped_completions_that_fill_the_queue_do_not_stop_a_wait(flags):
     with clean_ring(8, flags=flags | SetupFlags.CQSIZE, cq_entries=8) as ring:
         for _ in range(8):
@@ -594,7 +584,7 @@ def test_skipped_completions_that_fill_the_queue_do_not_stop_a_wait(flags):
         assert [cqe.user_data for cqe in ring.copy_cqes()] == ["seen"]
 
 
-@each_setup
+@each_layout
 def test_skipped_completions_among_others_keep_their_order(flags):
     with clean_ring(64, flags=flags) as ring:
         for number in range(60):
@@ -609,7 +599,7 @@ def test_skipped_completions_among_others_keep_their_order(flags):
         assert [cqe.user_data for cqe in ring.copy_cqes()] == list(range(9, 60, 3))
 
 
-@each_setup
+@each_layout
 def test_link_timeout_that_is_skipped_is_never_delivered(flags):
     with clean_ring(flags=flags) as ring:
         ring.prep_nop("limited").link()
@@ -621,7 +611,7 @@ def test_link_timeout_that_is_skipped_is_never_delivered(flags):
 # ---- completion -----------------------------------------------------------------------------
 
 
-@each_setup
+@each_layout
 def test_copy_cqes_takes_at_most_as_many_as_asked(flags):
     with clean_ring(flags=flags) as ring:
         for number in range(5):
@@ -636,7 +626,7 @@ def test_copy_cqes_takes_at_most_as_many_as_asked(flags):
             ring.copy_cqes(-1)
 
 
-@each_setup
+@each_layout
 def test_copy_cqes_gives_what_is_ready_without_waiting_for_more(flags):
     with clean_ring(flags=flags) as ring:
         ring.prep_nop("ready")
@@ -654,7 +644,7 @@ def test_more_completions_than_one_inner_batch_are_delivered_in_order():
         assert [cqe.user_data for cqe in ring.copy_cqes()] == list(range(500))
 
 
-@each_setup
+@each_layout
 def test_peeked_completion_stays_until_it_is_seen(flags):
     with clean_ring(flags=flags) as ring:
         assert ring.peek_cqe() is None
@@ -695,7 +685,7 @@ def test_advancing_beyond_what_is_ready_is_refused():
         ring.cq_advance(1)
 
 
-@each_setup
+@each_layout
 def test_full_completion_queue_loses_nothing(flags):
     with clean_ring(8, flags=flags | SetupFlags.CQSIZE, cq_entries=8) as ring:
         for number in range(40):
@@ -744,7 +734,7 @@ def test_user_data_comes_back_as_the_same_object():
 # ---- waiting --------------------------------------------------------------------------------
 
 
-@each_setup
+@each_layout
 def test_wait_with_a_timeout_returns_when_the_time_is_up(flags):
     with clean_ring(flags=flags) as ring:
         started = time.monotonic()
@@ -753,7 +743,7 @@ def test_wait_with_a_timeout_returns_when_the_time_is_up(flags):
         assert ring.cq_ready() == 0
 
 
-@each_setup
+@each_layout
 def test_wait_with_a_timeout_submits_and_counts(flags):
     with clean_ring(flags=flags) as ring:
         ring.prep_nop("quick")
@@ -765,7 +755,7 @@ def test_wait_with_a_timeout_submits_and_counts(flags):
         assert results(finish(ring, 2)) == {"quick": 0, "slow": -errno.ETIME}
 
 
-@each_setup
+@each_layout
 def test_wait_without_limit_takes_none(flags):
     with clean_ring(flags=flags) as ring:
         ring.prep_timeout(0.02, user_data="t")
@@ -773,7 +763,7 @@ def test_wait_without_limit_takes_none(flags):
         assert ring.copy_cqe().res == -errno.ETIME
 
 
-@each_setup
+@each_layout
 def test_expired_waits_for_one_completion_raise_timeout_error(flags):
     with clean_ring(flags=flags) as ring:
         with pytest.raises(TimeoutError):
@@ -787,7 +777,7 @@ def test_expired_waits_for_one_completion_raise_timeout_error(flags):
             ring.submit_and_wait_timeout(1, -0.5)
 
 
-@each_setup
+@each_layout
 def test_wait_of_zero_seconds_polls(flags):
     with clean_ring(flags=flags) as ring:
         ring.prep_nop("now")
@@ -797,7 +787,7 @@ def test_wait_of_zero_seconds_polls(flags):
         assert ring.copy_cqes(1, 1, timeout=0) == []
 
 
-@each_setup
+@each_layout
 def test_signal_handler_runs_during_a_wait_and_the_wait_goes_on(flags):
     ran = []
     before = signal.signal(signal.SIGALRM, lambda *_: ran.append(True))
@@ -812,7 +802,7 @@ def test_signal_handler_runs_during_a_wait_and_the_wait_goes_on(flags):
         signal.signal(signal.SIGALRM, before)
 
 
-@each_setup
+@each_layout
 def test_exception_of_a_signal_handler_ends_the_wait(flags):
     def strike(*_):
         raise InterruptedError("struck")
@@ -829,7 +819,7 @@ def test_exception_of_a_signal_handler_ends_the_wait(flags):
         signal.signal(signal.SIGALRM, before)
 
 
-@each_setup
+@each_layout
 def test_other_threads_run_during_a_wait(flags):
     reader, writer = os.pipe()
     with clean_ring(flags=flags) as ring:

@@ -177,6 +177,8 @@ cdef class CompletionQueue:
 
     @property
     def entries(self):
+        """How many there is room for: completions of 16 bytes, or, with CQE32, of 32.  With
+        CQE_MIXED one of 32 takes two places, and in `head` and `tail` it counts as two."""
         return self.owner.r.cq_entries
 
     @property
@@ -197,10 +199,14 @@ cdef class Ring(Registrations):
     entries         size of the submission queue, a power of two from 1 to 32768
     flags           SetupFlags, used as they are; None tries the best set this kernel has:
                     DEFER_TASKRUN with SINGLE_ISSUER, then COOP_TASKRUN, then none
-    cq_entries      size of the completion queue; default with flags=None: 4 x entries
+    cq_entries      size of the completion queue, rounded up to a power of two of at most 65536;
+                    default with flags=None: 4 x entries, else 2 x entries
     sq_thread_cpu   the CPU of the SQPOLL thread
-    sq_thread_idle  milliseconds after which the SQPOLL thread sleeps
-    wq_fd           the ring whose SQPOLL thread to share
+    sq_thread_idle  milliseconds after which the SQPOLL thread sleeps (default: 1 second)
+    wq_fd           the ring whose SQPOLL thread to share (a Ring or a descriptor)
+
+    When the kernel refuses, OSError says the likely cause and what helps; NotSupported (one of
+    them) names a flag that this kernel lacks, and the Linux that has it.
 
     A ring is a context manager.  It belongs to the thread that made it; on a Python with the GIL
     flags without SINGLE_ISSUER (which the default has) let threads share it.  Its calls never
@@ -213,10 +219,11 @@ cdef class Ring(Registrations):
     cdef bint opened
     cdef bint unusable               # not open yet, being closed, or closed
     cdef bint bound                  # only `thread` may use it
-    cdef bint bound_by_fd            # for as long as register_ring_fd() is not undone
+    cdef bint disabled               # R_DISABLED, until enable_rings()
     cdef bint cancel_each            # close() must name every operation (before Linux 5.19)
     cdef int waiters                 # threads inside a blocking enter
     cdef uint32_t cancels            # queued by this round of close()
+    cdef uint32_t fillers            # of a wide ring: its last sift() left in the queue
     cdef uint64_t handed_out         # SQEs, ever
     cdef uint64_t taken_out          # completions removed for the caller, ever
     cdef uint64_t completed, unmatched, leaked
@@ -281,24 +288,28 @@ cdef class Ring(Registrations):
     # The ladder: what this kernel refuses with EINVAL it does not have.
     cdef int climb(self, entries, params, uint32_t common) except -1:
         cdef uint32_t rung
-        for rung in SETUP_LADDER:
+        for rung in SETUP_LADDER[:-1]:
             params.flags = rung | common
-            try:
-                return self.open(entries, params)
-            except OSError as error:
-                if error.errno != EINVAL:
-                    raise
-                refused = error
-        raise refused
+            if self.attempt(entries, params, EINVAL) == 0:
+                return 0
+        params.flags = SETUP_LADDER[-1] | common
+        return self.open(entries, params)
 
     cdef int open(self, entries, params) except -1:
+        return self.attempt(entries, params, 0)
+
+    # Set up; -1 for the error that the caller allows.
+    cdef int attempt(self, entries, params, int allowed) except -2:
         cdef uring_params p
         cdef int result
         fill_params(&p, params)
         result = ring_open(&self.r, entries, &p)
         if result < 0:
-            raise setup_error(-result, p.flags)
+            if -result == allowed:
+                return -1
+            raise setup_error(-result, entries, &p)
         fork_add(&self.fork_node, self.r.fd)
+        self.thread = PyThread_get_thread_ident()
         params.sq_entries = p.sq_entries
         params.cq_entries = p.cq_entries
         params.features = p.features
@@ -310,10 +321,9 @@ cdef class Ring(Registrations):
         self.opened = True
         self.unusable = False
         self.epoch = fork_epoch
-        self.thread = PyThread_get_thread_ident()
         # With R_DISABLED the issuer is whoever enables it.
-        self.bound = FE_FREE_THREADED or (
-            p.flags & URING_SETUP_SINGLE_ISSUER and not p.flags & URING_SETUP_R_DISABLED)
+        self.disabled = (p.flags & URING_SETUP_R_DISABLED) != 0
+        self.bind_thread()
         # Keys of one ring should mean nothing to another.
         self.first_generation = <uint32_t>(fe_monotonic_ns() >> 7) & GENERATIONS
         self.next_tag = TAG_BIT | <uint64_t>(self.first_generation >> 1) << 32
@@ -333,28 +343,48 @@ cdef class Ring(Registrations):
             raise RuntimeError("this ring belongs to the parent process; make another after a fork")
         raise ValueError("operation on a closed ring")
 
+    # An index means nothing to other threads, or some other ring.
+    cdef inline bint by_index(self) noexcept:
+        return (self.r.enter_flags & URING_ENTER_REGISTERED_RING) != 0
+
+    cdef void bind_thread(self) noexcept:
+        self.bound = FE_FREE_THREADED or self.by_index() or (
+            self.r.setup_flags & URING_SETUP_SINGLE_ISSUER and not self.disabled)
+
     cdef int refuse_thread(self) except -1:
-        if self.bound_by_fd:
+        if self.r.setup_flags & URING_SETUP_SINGLE_ISSUER and not self.disabled:
+            raise RuntimeError(
+                "this ring belongs to the thread that made it (SINGLE_ISSUER); use it there, or, "
+                "on a Python with the GIL, make it with flags that leave SINGLE_ISSUER out")
+        if self.r.setup_flags & URING_SETUP_REGISTERED_FD_ONLY or self.r.fd < 0:
+            raise RuntimeError("this ring belongs to the thread that made it: it has no "
+                               "descriptor, only an index of that thread's")
+        if self.by_index():
             raise RuntimeError("this ring belongs to the thread that called register_ring_fd(); "
                                "use it there, or call unregister_ring_fd() there first")
-        cause = "SINGLE_ISSUER" if self.r.setup_flags & URING_SETUP_SINGLE_ISSUER else "no GIL"
-        raise RuntimeError(
-            f"this ring belongs to the thread that made it ({cause}); use it there, or, on a "
-            "Python with the GIL, make it with flags that leave SINGLE_ISSUER out")
+        raise RuntimeError("this ring belongs to the thread that made it (no GIL); use it there")
 
     @property
     def fd(self):
-        """The ring's descriptor; -1 once closed."""
+        """The ring's descriptor; -1 once closed, and for a ring that has only an index."""
         return self.r.fd
 
     def fileno(self):
-        """The ring's descriptor; it polls readable when completions wait."""
+        """The ring's descriptor; it polls readable when completions wait.
+
+        Raises NotSupported for a ring without one: made with REGISTERED_FD_ONLY, or after
+        close_ring_fd().
+        """
         self.check()
+        if self.r.fd < 0:
+            raise NotSupported(EOPNOTSUPP, "this ring has no descriptor (REGISTERED_FD_ONLY, "
+                               "close_ring_fd), only an index of its thread's: it cannot be "
+                               "polled, nor be named to another ring")
         return self.r.fd
 
     @property
     def closed(self):
-        return self.r.fd < 0
+        return not ring_is_open(&self.r)
 
     @property
     def flags(self):
@@ -611,7 +641,9 @@ cdef class Ring(Registrations):
                 ts.tv_sec = left // 1_000_000_000
                 ts.tv_nsec = left % 1_000_000_000
                 limit = &ts
-            taken = self.block(0, min(needed, self.r.cq_entries), URING_ENTER_GETEVENTS, limit)
+            if self.r.wide and self.full():
+                break
+            taken = self.block(0, needed + self.fillers, URING_ENTER_GETEVENTS, limit)
             if taken < 0 and taken != -EINTR and taken != -ETIME:
                 raise enter_error(taken)
             PyErr_CheckSignals()
@@ -630,14 +662,27 @@ cdef class Ring(Registrations):
         wait_nr = min(wait_nr, self.r.cq_entries)
         if waiter is self:
             return 0 if self.ready() >= wait_nr else wait_nr
-        found = ring_cq_ready(&self.r) if self.hidden == 0 else self.sift()
+        if self.hidden or self.r.wide:
+            found = self.sift()
+        else:
+            found = ring_cq_ready(&self.r)
         if found + self.batches.stored >= wait_nr:
             return 0
         return wait_nr - self.batches.stored
 
+    # The most entries that a wait may ask for.  In a mixed ring a big completion may not fit into
+    # the last one; the kernel would then try for ever to put it there.
+    cdef inline uint32_t wait_limit(self) noexcept:
+        return self.r.cq_entries - (self.r.wide and not self.r.cqe_shift)
+
+    # Whether the last sift() left so much in the queue that no wait can get more into it.
+    cdef inline bint full(self) noexcept:
+        return ring_cq_ready(&self.r) >= self.wait_limit()
+
     cdef int block(self, uint32_t pending, uint32_t wait_nr, uint32_t flags,
                    uring_timespec *limit):
         cdef int taken
+        wait_nr = min(wait_nr, self.wait_limit())
         self.waiters += 1
         with nogil:
             taken = ring_enter(&self.r, pending, wait_nr, flags, limit)
@@ -670,7 +715,7 @@ cdef class Ring(Registrations):
 
     # How many completions wait for the caller: the first ones in the queue, and maybe all.
     cdef inline uint32_t ready(self) noexcept:
-        return self.unbatched() if self.hidden == 0 else self.sift()
+        return self.sift() if self.hidden or self.r.wide else self.unbatched()
 
     # The same before any are concealed.  Those of batch operations go to their queues.
     cdef inline uint32_t unbatched(self) noexcept:
@@ -685,6 +730,8 @@ cdef class Ring(Registrations):
         cdef uring_cqe held
         cdef uint32_t i, n, head, keep, mask = self.r.cq_mask
         cdef uring_cqe *cqes = self.r.cqes
+        if self.r.wide:
+            return self.sift_wide()
         while not self.unusable:
             n = self.unbatched()
             head = self.r.cq_khead[0]
@@ -700,6 +747,34 @@ cdef class Ring(Registrations):
                 return n
             n = ring_copy_cqes(&self.r, taken, min(keep - head, BATCH))
             # May run any code, which may take completions itself: look again afterwards.
+            for i in range(n):
+                self.lose(&taken[i])
+        return 0
+
+    # The same in a wide ring, where entries may be of two sizes: they become fillers, which go
+    # when nothing is in front of them any more.  A waiting thread counts entries, fillers too.
+    cdef uint32_t sift_wide(self) noexcept:
+        cdef uring_cqe taken[BATCH]
+        cdef uring_cqe *cqe
+        cdef uint32_t i, n, count, head, tail
+        while not self.unusable:
+            n = count = 0
+            head = self.r.cq_khead[0]
+            tail = fe_load_acquire(self.r.cq_ktail)
+            while n < BATCH:
+                cqe = ring_next_cqe(&self.r, &head, tail)
+                if cqe == NULL:
+                    break
+                if self.concealed(cqe):
+                    taken[n] = cqe[0]
+                    cqe.flags |= URING_CQE_F_SKIP
+                    n += 1
+                else:
+                    count += 1
+            ring_drop_fillers(&self.r)
+            if n == 0:
+                self.fillers = tail - self.r.cq_khead[0] - count
+                return count
             for i in range(n):
                 self.lose(&taken[i])
         return 0
@@ -782,7 +857,7 @@ cdef class Ring(Registrations):
 
     # Making a CQE may run the GC, and ending an operation may run its user_data's __del__: code
     # that may use this ring, or close it.  Nothing found before is trusted after.
-    cdef int deliver(self, uring_cqe *raw, list out) except -1:
+    cdef int deliver(self, uring_cqe *raw, uint64_t *big, list out) except -1:
         cdef Operation *op
         cdef CQE cqe
         if self.concealed(raw):
@@ -791,6 +866,8 @@ cdef class Ring(Registrations):
         cqe = CQE.__new__(CQE)
         op = self.find(raw.user_data)
         self.describe(cqe, raw, op)
+        if ring_cqe_is_big(&self.r, raw):
+            cqe.enlarge(big)
         self.front_counted = False
         out.append(cqe)
         self.settle(raw, self.find(raw.user_data))
@@ -799,16 +876,22 @@ cdef class Ring(Registrations):
     # Copied out, and the head moved, before any of that can happen.
     cdef int drain(self, list out, uint32_t limit) except -1:
         cdef uring_cqe batch[BATCH]
+        cdef uint64_t big[BATCH][2]
         cdef uint32_t i, n
         limit = min(limit, self.ready())
         while limit and not self.unusable:
-            n = ring_copy_cqes(&self.r, batch, min(limit, BATCH))
+            if self.r.wide:
+                n = ring_copy_wide_cqes(&self.r, batch, big, min(limit, BATCH))
+            else:
+                n = ring_copy_cqes(&self.r, batch, min(limit, BATCH))
+            if n == 0:
+                break  # code that was run meanwhile took them
             self.taken_out += n
             limit -= n
             i = 0
             try:
                 while i < n:
-                    self.deliver(&batch[i], out)
+                    self.deliver(&batch[i], big[i], out)
                     i += 1
             except BaseException:
                 # No memory for a CQE: its operation has ended, and so have those behind it.
@@ -856,11 +939,15 @@ cdef class Ring(Registrations):
         return 0
 
     cdef CQE front(self):
-        cdef uring_cqe raw
+        cdef uring_cqe *raw
         cdef CQE cqe = CQE.__new__(CQE)
+        cdef uint32_t head
         if self.ready():
-            raw = self.r.cqes[self.r.cq_khead[0] & self.r.cq_mask]
-            self.describe(cqe, &raw, self.find(raw.user_data))
+            head = self.r.cq_khead[0]
+            raw = ring_next_cqe(&self.r, &head, head + 1)
+            self.describe(cqe, raw, self.find(raw.user_data))
+            if ring_cqe_is_big(&self.r, raw):
+                cqe.enlarge(<uint64_t *>(raw + 1))
             cqe.peeked = self.front_counted = True
             cqe.position = self.taken_out
             return cqe
@@ -994,7 +1081,6 @@ cdef class Ring(Registrations):
     cdef void forget_queued(self) noexcept:
         cdef Operation *op
         cdef uint64_t key
-        cdef uint32_t shift = 1 if self.r.setup_flags & URING_SETUP_SQE128 else 0
         cdef uint32_t first = self.r.sqe_head
         if not self.r.setup_flags & URING_SETUP_SQPOLL:
             first = fe_load_acquire(self.r.sq_khead)
@@ -1002,7 +1088,7 @@ cdef class Ring(Registrations):
         while self.r.sqe_tail != first:
             self.r.sqe_tail -= 1
             self.handed_out -= 1
-            key = self.r.sqes[(self.r.sqe_tail & self.r.sq_mask) << shift].user_data
+            key = ring_sqe_at(&self.r, self.r.sqe_tail).user_data
             op = self.find(key)
             if op != NULL:
                 self.vacate(op)
@@ -1112,12 +1198,13 @@ cdef class Ring(Registrations):
         cdef uint32_t i
         cdef Operation *op
         cdef bint inherited = self.epoch != fork_epoch
-        if self.r.fd < 0:
+        if not ring_is_open(&self.r):
             return
         self.unusable = True
         if inherited:
             # Neither the mappings nor the descriptor are ours, and nothing writes to this copy.
             self.r.fd = -1
+            self.r.ring_map = self.r.sqes_map = NULL
         else:
             self.forget_queued()
             self.reap()
@@ -1184,7 +1271,7 @@ cdef class Ring(Registrations):
 
     def __del__(self):
         cdef uint32_t in_flight = self.in_use + self.batches.in_flight
-        if self.r.fd < 0:
+        if not ring_is_open(&self.r):
             return
         if self.epoch != fork_epoch:
             self.release()
@@ -1197,7 +1284,7 @@ cdef class Ring(Registrations):
                               <int>fd, <unsigned int>in_flight)
 
     def __repr__(self):
-        if self.r.fd < 0:
+        if not ring_is_open(&self.r):
             return "<Ring, closed>"
         return (f"<Ring fd={self.r.fd} entries={self.r.sq_entries} flags={self.r.setup_flags:#x} "
                 f"in_flight={self.in_use}>")

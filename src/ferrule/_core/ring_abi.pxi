@@ -87,6 +87,21 @@ cdef extern from "uring_abi.h" nogil:
         uring_timespec timeout
         uint8_t opcode
 
+    struct uring_query_hdr:
+        uint64_t query_data
+        uint32_t query_op
+        uint32_t size
+        int32_t result
+
+    struct uring_query_opcodes:
+        uint32_t nr_request_opcodes
+        uint32_t nr_register_opcodes
+        uint64_t feature_flags
+        uint64_t ring_setup_flags
+        uint64_t enter_flags
+        uint64_t sqe_flags
+        uint32_t nr_query_opcodes
+
     struct uring_probe_op:
         uint8_t op
         uint16_t flags
@@ -141,6 +156,7 @@ cdef extern from "uring_abi.h" nogil:
         URING_UNREGISTER_NAPI, URING_REGISTER_CLOCK, URING_REGISTER_CLONE_BUFFERS
         URING_REGISTER_SEND_MSG_RING, URING_REGISTER_ZCRX_IFQ, URING_REGISTER_RESIZE_RINGS
         URING_REGISTER_MEM_REGION, URING_REGISTER_QUERY, URING_REGISTER_USE_REGISTERED_RING
+        URING_MAX_CQ_ENTRIES, URING_QUERY_OPCODES
         URING_PROBE_SUPPORTED, URING_OP_NOP, URING_OP_READV, URING_OP_WRITEV, URING_OP_FSYNC
         URING_OP_READ_FIXED, URING_OP_WRITE_FIXED, URING_OP_POLL_ADD, URING_OP_POLL_REMOVE
         URING_OP_SYNC_FILE_RANGE, URING_OP_SENDMSG, URING_OP_RECVMSG, URING_OP_TIMEOUT
@@ -165,6 +181,9 @@ cdef extern from "ring.h" nogil:
         uint32_t enter_flags
         uint32_t setup_flags
         uint32_t features
+        uint8_t sqe_shift
+        uint8_t cqe_shift
+        bint wide
         uint32_t sqe_head
         uint32_t sqe_tail
         uint32_t sq_mask
@@ -180,17 +199,27 @@ cdef extern from "ring.h" nogil:
         uint32_t *cq_koverflow
         uint32_t *cq_kflags
         uring_cqe *cqes
+        void *ring_map
+        void *sqes_map
 
+    int ring_sys_register(int fd, uint32_t opcode, void *arg, uint32_t nr_args)
+    bint ring_is_open(const ring *r)
     int ring_open(ring *r, uint32_t entries, uring_params *p)
     void ring_close(ring *r)
     uint32_t ring_sq_ready(const ring *r)
     uint32_t ring_cq_ready(const ring *r)
+    uring_sqe *ring_sqe_at(const ring *r, uint32_t position)
+    void ring_clear_sqe(const ring *r, uring_sqe *sqe)
     uring_sqe *ring_get_sqe(ring *r)
     uint32_t ring_flush(ring *r)
     uint32_t ring_sq_flags(const ring *r)
     int ring_enter(ring *r, uint32_t to_submit, uint32_t wait_nr, uint32_t flags,
                    const uring_timespec *ts)
     int ring_register(ring *r, uint32_t opcode, void *arg, uint32_t nr_args)
+    bint ring_cqe_is_big(const ring *r, const uring_cqe *cqe)
+    uring_cqe *ring_next_cqe(const ring *r, uint32_t *head, uint32_t tail)
+    void ring_drop_fillers(ring *r)
+    uint32_t ring_copy_wide_cqes(ring *r, uring_cqe *out, uint64_t (*big)[2], uint32_t max)
     uint32_t ring_copy_cqes(ring *r, uring_cqe *out, uint32_t max)
     int ring_register_own_fd(ring *r)
     int ring_unregister_own_fd(ring *r)

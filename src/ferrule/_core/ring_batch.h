@@ -186,9 +186,8 @@ struct batch_plan {
 #define BATCH_VALUE(column, type, i) (*(const volatile type *)((column).at + (i) * (column).step))
 
 static inline struct uring_sqe *batch_sqe(struct ring *r, uint32_t ahead) {
-    uint32_t shift = r->setup_flags & URING_SETUP_SQE128 ? 1 : 0;
-    struct uring_sqe *sqe = &r->sqes[(size_t)((r->sqe_tail + ahead) & r->sq_mask) << shift];
-    memset(sqe, 0, sizeof *sqe << shift);
+    struct uring_sqe *sqe = ring_sqe_at(r, r->sqe_tail + ahead);
+    ring_clear_sqe(r, sqe);
     return sqe;
 }
 
@@ -363,14 +362,14 @@ static inline void batch_unstore(struct batch_table *t, struct batch *b,
  * behind it does not run.  `key` and `target` are a cancel's user_data and what it looks for. */
 static inline uint32_t batch_withdraw(struct ring *r, struct batch_table *t, struct batch *b,
                                       uint64_t key, uint64_t target) {
-    uint32_t shift = r->setup_flags & URING_SETUP_SQE128 ? 1 : 0, count = 0;
+    uint32_t count = 0;
     uint32_t at = r->setup_flags & URING_SETUP_SQPOLL ? r->sqe_head : r->sqe_tail - ring_sq_ready(r);
     for (; at != r->sqe_tail; at++) {
-        struct uring_sqe *sqe = &r->sqes[(size_t)(at & r->sq_mask) << shift];
+        struct uring_sqe *sqe = ring_sqe_at(r, at);
         if (batch_find(t, sqe->user_data) != b) continue;
         batch_forget(t, sqe->user_data);
         uint8_t flags = sqe->flags & (URING_SQE_IO_LINK | URING_SQE_IO_HARDLINK | URING_SQE_IO_DRAIN);
-        memset(sqe, 0, sizeof *sqe);
+        ring_clear_sqe(r, sqe);
         sqe->opcode = URING_OP_ASYNC_CANCEL;
         sqe->flags = flags;
         sqe->fd = -1;

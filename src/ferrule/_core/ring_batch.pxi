@@ -470,9 +470,18 @@ cdef class BatchQueue:
 
     cdef int gather(self, Ring ring, batch_results *out) except -1:
         batch_unstore(&ring.batches, &self.b, out)
-        batch_gather(&ring.r, &ring.batches, &self.b, out)
+        self.gather_posted(ring, out)
         if out.taken == 0 and out.room and ring.must_enter():
             ring.fetch()
+            self.gather_posted(ring, out)
+        return 0
+
+    cdef int gather_posted(self, Ring ring, batch_results *out) except -1:
+        if ring.r.wide:
+            ring.ready()  # stores them
+            self.ring()   # that may have run any code
+            batch_unstore(&ring.batches, &self.b, out)
+        else:
             batch_gather(&ring.r, &ring.batches, &self.b, out)
         return 0
 
@@ -481,14 +490,15 @@ cdef class BatchQueue:
     cdef uint32_t needed(self, Ring ring, uint32_t wait_nr) except? 0:
         cdef uint32_t others
         wait_nr = min(wait_nr, self.b.in_flight + self.b.stored)
-        if self.b.stored + batch_ready(&ring.r, &ring.batches, &self.b) >= wait_nr:
+        if not ring.r.wide and (
+                self.b.stored + batch_ready(&ring.r, &ring.batches, &self.b) >= wait_nr):
             return 0
         others = ring.ready()
         self.ring()  # that may have run any code
         wait_nr = min(wait_nr, self.b.in_flight + self.b.stored)
         if self.b.stored >= wait_nr:
             return 0
-        if others >= ring.r.cq_entries:
+        if others + ring.fillers >= ring.wait_limit():
             raise OSError(EBUSY, "the completion queue is full of completions that are not this "
                           "queue's: take some with copy_cqes")
         return others + wait_nr - self.b.stored

@@ -173,6 +173,22 @@ cdef class CQE:
     cdef uint64_t position           # of a peeked one
     cdef uint64_t message_data
     cdef uint32_t buffer_start       # where its data begins in its (first) buffer
+    cdef bint is_big
+    cdef uint64_t big[2]
+
+    cdef void enlarge(self, const uint64_t *big) noexcept:
+        self.is_big = True
+        self.big[0] = big[0]
+        self.big[1] = big[1]
+
+    @property
+    def big_cqe(self):
+        """The second half of a completion of 32 bytes, as two ints; None for one of 16.
+
+        All are of 32 bytes on a ring made with CQE32 (Linux 5.19), those of operations that ask
+        for it on one made with CQE_MIXED (6.18).
+        """
+        return (self.big[0], self.big[1]) if self.is_big else None
 
     @property
     def user_data(self):

@@ -57,6 +57,19 @@ cdef int ask_kernel(ring *r) except -1:
     return 0
 
 
+# Ask the kernel what it has, without a ring (Linux 6.18).  0 or -errno.
+cdef int query_kernel(uring_query_opcodes *answer) noexcept:
+    cdef uring_query_hdr header
+    cdef int result
+    memset(answer, 0, sizeof(uring_query_opcodes))
+    memset(&header, 0, sizeof(header))
+    header.query_op = URING_QUERY_OPCODES
+    header.query_data = <uint64_t><uintptr_t>answer
+    header.size = sizeof(uring_query_opcodes)
+    result = ring_sys_register(-1, URING_REGISTER_QUERY, &header, 0)
+    return header.result if result == 0 else result
+
+
 cdef object lacking(str what, str since):
     return NotSupported(EOPNOTSUPP, f"{what} needs Linux {since}; this kernel "
                         f"({os.uname().release}) does not have it")

@@ -24,11 +24,12 @@ cdef class Registrations(TableRegistrations):
         """Start a ring made with R_DISABLED; the calling thread becomes its issuer (Linux 5.10)."""
         cdef Ring ring = <Ring>self
         cdef unsigned long thread = PyThread_get_thread_ident()
-        if FE_FREE_THREADED:
+        if FE_FREE_THREADED and not ring.by_index():
             ring.thread = thread
         self.register(URING_REGISTER_ENABLE_RINGS, NULL, 0)
         ring.thread = thread
-        ring.bound = FE_FREE_THREADED or (ring.r.setup_flags & URING_SETUP_SINGLE_ISSUER) != 0
+        ring.disabled = False
+        ring.bind_thread()
 
     def register_ring_fd(self):
         """Let this thread enter the ring without looking up its descriptor (Linux 5.18).
@@ -40,20 +41,36 @@ cdef class Registrations(TableRegistrations):
         cdef int result = ring_register_own_fd(&ring.r)
         if result < 0:
             raise register_error(-result, URING_REGISTER_RING_FDS)
-        if not ring.bound:
-            # To another thread the index would mean no ring, or some other one.
-            ring.bound = ring.bound_by_fd = True
-            ring.thread = PyThread_get_thread_ident()
+        ring.thread = PyThread_get_thread_ident()
+        ring.bind_thread()
 
     def unregister_ring_fd(self):
         """Undo register_ring_fd."""
         cdef Ring ring = <Ring>self
         ring.check()
+        ring.fileno()  # without a descriptor nothing would be left of the ring
         cdef int result = ring_unregister_own_fd(&ring.r)
         if result < 0:
             raise register_error(-result, URING_UNREGISTER_RING_FDS)
-        if ring.bound_by_fd:
-            ring.bound = ring.bound_by_fd = False
+        ring.bind_thread()
+
+    def close_ring_fd(self):
+        """Close the ring's descriptor and keep only the index that register_ring_fd() gave it.
+
+        Frees a descriptor; the ring then belongs to this thread for good, and cannot be polled or
+        named to another ring.  Raises NotSupported before Linux 6.3 (REG_REG_RING), ValueError
+        when there is no index.
+        """
+        cdef Ring ring = <Ring>self
+        ring.fileno()
+        if not ring.r.features & URING_FEAT_REG_REG_RING:
+            raise lacking("a ring without a descriptor", "6.3")
+        if not ring.by_index():
+            raise ValueError("this ring has no index: call register_ring_fd() first")
+        fork_remove(&ring.fork_node)
+        c_close(ring.r.fd)
+        ring.r.fd = -1
+        fork_add(&ring.fork_node, -1)
 
     def register_iowq_max_workers(self, unsigned int bounded=0, unsigned int unbounded=0):
         """Limit the kernel threads for operations that must block; 0 leaves a limit (5.15).
@@ -90,6 +107,7 @@ cdef class Registrations(TableRegistrations):
             raise ValueError(f"bgid must be from 0 to 65535, not {bgid}")
         if bgid in ring.groups:
             raise ValueError(f"this ring has a buffer ring with the id {bgid} already")
+        fd = ring.fileno() if flags & URING_PBUF_MMAP else -1
         group = BufferRing.__new__(BufferRing)
         group.allocate(entries, buffer_size, <uint16_t>bgid, flags & URING_PBUF_MMAP != 0)
         memset(&reg, 0, sizeof(reg))
@@ -104,7 +122,7 @@ cdef class Registrations(TableRegistrations):
         group.ring_object = <PyObject *>ring
         if flags & URING_PBUF_MMAP:
             try:
-                group.map_entries(ring.r.fd)
+                group.map_entries(fd)
             except OSError:
                 self.unregister_buf_ring(bgid)
                 raise

@@ -10,11 +10,32 @@ SETUP_LADDER = (
     0,
 )
 
-# They change the size or the place of queue entries, which part of this binding does not follow.
-cdef dict NOT_HANDLED = {
-    URING_SETUP_CQE32: "CQE32", URING_SETUP_NO_MMAP: "NO_MMAP",
-    URING_SETUP_REGISTERED_FD_ONLY: "REGISTERED_FD_ONLY", URING_SETUP_CQE_MIXED: "CQE_MIXED",
-    URING_SETUP_SQE_MIXED: "SQE_MIXED", URING_SETUP_SQ_REWIND: "SQ_REWIND",
+# By bit: IORING_SETUP_'s name, and the first Linux that has it.
+cdef tuple SETUP_FLAGS = (
+    ("IOPOLL", "5.1"), ("SQPOLL", "5.1"), ("SQ_AFF", "5.1"), ("CQSIZE", "5.5"), ("CLAMP", "5.6"),
+    ("ATTACH_WQ", "5.6"), ("R_DISABLED", "5.10"), ("SUBMIT_ALL", "5.18"), ("COOP_TASKRUN", "5.19"),
+    ("TASKRUN_FLAG", "5.19"), ("SQE128", "5.19"), ("CQE32", "5.19"), ("SINGLE_ISSUER", "6.0"),
+    ("DEFER_TASKRUN", "6.1"), ("NO_MMAP", "6.5"), ("REGISTERED_FD_ONLY", "6.5"),
+    ("NO_SQARRAY", "6.6"), ("HYBRID_IOPOLL", "6.13"), ("CQE_MIXED", "6.18"), ("SQE_MIXED", "6.19"),
+    ("SQ_REWIND", "7.0"),
+)
+
+# A flag, and those of which it needs one.
+cdef dict SETUP_NEEDS = {
+    URING_SETUP_SQ_AFF: URING_SETUP_SQPOLL,
+    URING_SETUP_REGISTERED_FD_ONLY: URING_SETUP_NO_MMAP,
+    URING_SETUP_TASKRUN_FLAG: URING_SETUP_COOP_TASKRUN | URING_SETUP_DEFER_TASKRUN,
+    URING_SETUP_HYBRID_IOPOLL: URING_SETUP_IOPOLL,
+    URING_SETUP_DEFER_TASKRUN: URING_SETUP_SINGLE_ISSUER,
+    URING_SETUP_SQ_REWIND: URING_SETUP_NO_SQARRAY,
+}
+
+# A flag, and those it excludes.
+cdef dict SETUP_EXCLUDES = {
+    URING_SETUP_SQPOLL: (URING_SETUP_COOP_TASKRUN | URING_SETUP_TASKRUN_FLAG
+                         | URING_SETUP_DEFER_TASKRUN | URING_SETUP_SQ_REWIND),
+    URING_SETUP_CQE32: URING_SETUP_CQE_MIXED,
+    URING_SETUP_SQE128: URING_SETUP_SQE_MIXED,
 }
 
 
@@ -53,12 +74,18 @@ cdef int must_be_zero(object value, str name, str unless="") except -1:
     return 0
 
 
+cdef uint32_t word(object value, str name) except? 0xffffffff:
+    if not 0 <= value <= 0xffffffff:
+        raise ValueError(f"{name} must be from 0 to 4294967295, not {value}")
+    return value
+
+
 cdef int fill_params(uring_params *p, object params) except -1:
     memset(p, 0, sizeof(uring_params))
-    p.flags = params.flags
-    for bit, name in NOT_HANDLED.items():
-        if p.flags & bit:
-            raise NotSupported(EOPNOTSUPP, f"ferrule.ring does not handle the set-up flag {name}")
+    p.flags = word(params.flags, "flags")
+    if p.flags & URING_SETUP_SQ_REWIND:
+        raise NotSupported(EOPNOTSUPP, "ferrule.ring does not use the set-up flag SQ_REWIND "
+                           "(Linux 7.0)")
     must_be_zero(params.sq_entries, "sq_entries")
     must_be_zero(params.features, "features")
     if not p.flags & URING_SETUP_CQSIZE:
@@ -67,9 +94,9 @@ cdef int fill_params(uring_params *p, object params) except -1:
         must_be_zero(params.wq_fd, "wq_fd", " (it needs the flag ATTACH_WQ)")
     for i, value in enumerate(params.resv):
         must_be_zero(value, f"resv[{i}]")
-    p.cq_entries = params.cq_entries
-    p.sq_thread_cpu = params.sq_thread_cpu
-    p.sq_thread_idle = params.sq_thread_idle
+    p.cq_entries = word(params.cq_entries, "cq_entries")
+    p.sq_thread_cpu = word(params.sq_thread_cpu, "sq_thread_cpu")
+    p.sq_thread_idle = word(params.sq_thread_idle, "sq_thread_idle")
     p.wq_fd = PyObject_AsFileDescriptor(params.wq_fd)
     return 0
 
@@ -83,16 +110,17 @@ cdef bint sane(ring *r, uring_params *p) noexcept:
             and r.sqe_head == 0 and r.sqe_tail == 0)
 
 
-cdef str refusal():
+# Why EPERM.
+def _explain_refusal(setting="/proc/sys/kernel/io_uring_disabled"):
     try:
-        with open("/proc/sys/kernel/io_uring_disabled") as file:
-            setting = file.read().strip()
+        with open(setting) as file:
+            value = file.read().strip()
     except OSError:
-        setting = "0"
-    if setting == "2":
+        value = "0"  # before Linux 6.6 there is no such setting
+    if value == "2":
         return ("kernel.io_uring_disabled is 2, for everybody; "
                 "`sysctl kernel.io_uring_disabled=0` allows it")
-    if setting == "1":
+    if value == "1":
         return ("kernel.io_uring_disabled is 1, for all but privileged users; "
                 "`sysctl kernel.io_uring_disabled=0`, or membership in kernel.io_uring_group, "
                 "allows it")
@@ -100,20 +128,83 @@ cdef str refusal():
             "allow io_uring_setup, io_uring_enter and io_uring_register in its profile")
 
 
-cdef object setup_error(int err, uint32_t flags):
+cdef str flag_names(uint32_t flags, str between):
+    return between.join([name for bit, (name, _) in enumerate(SETUP_FLAGS) if flags & 1 << bit])
+
+
+# What in these parameters no kernel accepts.
+cdef list contradictions(uint32_t entries, uring_params *p):
+    cdef list found = []
+    for flag, needed in SETUP_NEEDS.items():
+        if p.flags & <uint32_t>flag and not p.flags & <uint32_t>needed:
+            found.append(f"{flag_names(flag, '')} needs {flag_names(needed, ' or ')}")
+    for flag, excluded in SETUP_EXCLUDES.items():
+        if p.flags & <uint32_t>flag and p.flags & <uint32_t>excluded:
+            found.append(f"{flag_names(flag, '')} excludes "
+                         f"{flag_names(p.flags & <uint32_t>excluded, ' and ')}")
+    if p.flags & URING_SETUP_CQSIZE and p.cq_entries < entries:
+        found.append(f"cq_entries must be at least entries ({entries}), not {p.cq_entries}")
+    if p.cq_entries > URING_MAX_CQ_ENTRIES and not p.flags & URING_SETUP_CLAMP:
+        found.append(f"cq_entries must be at most {URING_MAX_CQ_ENTRIES}, not {p.cq_entries} "
+                     "(CLAMP would take the most)")
+    return found
+
+
+# The first of `flags` that the running kernel does not know, as far as it tells (Linux 6.18).
+cdef int unknown_flag(uint32_t flags) noexcept:
+    cdef uring_query_opcodes answer
+    cdef int bit
+    if query_kernel(&answer) == 0:
+        for bit in range(32):
+            if flags >> bit & 1 and not answer.ring_setup_flags >> bit & 1:
+                return bit
+    return -1
+
+
+cdef object invalid_setup(uint32_t entries, uring_params *p):
+    cdef int bit = unknown_flag(p.flags)
+    cdef list causes
+    if bit >= len(SETUP_FLAGS):
+        return OSError(EINVAL, f"io_uring set-up failed: there is no set-up flag {1 << bit:#x}")
+    if bit >= 0:
+        name, since = SETUP_FLAGS[bit]
+        return lacking(f"the set-up flag {name}", since)
+    causes = contradictions(entries, p)
+    if not causes and p.flags & URING_SETUP_SQ_AFF:
+        causes.append(f"sq_thread_cpu must be a CPU that is online and allowed to this process, "
+                      f"which {p.sq_thread_cpu} is not")
+    if not causes and p.flags & URING_SETUP_ATTACH_WQ:
+        causes.append("wq_fd must be a ring, with SQPOLL if this one is to have it")
+    if not causes:
+        needed = [f"{name} {since}" for bit, (name, since) in enumerate(SETUP_FLAGS)
+                  if p.flags & 1 << bit]
+        causes.append(f"this kernel ({os.uname().release}) may be too old: " + ", ".join(needed)
+                      + "; flags=None finds the best it has")
+    return OSError(EINVAL, f"io_uring set-up failed: {os.strerror(EINVAL)}: " + "; ".join(causes))
+
+
+cdef object setup_error(int err, uint32_t entries, uring_params *p):
+    if err == EINVAL:
+        return invalid_setup(entries, p)
     if err == EPERM:
-        cause = refusal()
+        cause = _explain_refusal()
+        if p.flags & URING_SETUP_SQPOLL:
+            cause += "; before Linux 5.11 SQPOLL needs CAP_SYS_ADMIN"
     elif err == ENOSYS:
         cause = ("this kernel has no io_uring (Linux 5.4 with CONFIG_IO_URING is needed), or a "
                  "seccomp filter hides it")
     elif err == ENOMEM:
-        cause = ("not enough memory; before Linux 5.12 the queues count as locked memory: "
-                 "raise `ulimit -l`, or use fewer entries")
+        cause = ("not enough memory, or a memory limit of this container; before Linux 5.12 the "
+                 "queues count as locked memory: raise `ulimit -l`, or use fewer entries")
     elif err == EMFILE or err == ENFILE:
         cause = "no free descriptor; close some, or raise `ulimit -n`"
-    elif err == EINVAL:
-        cause = (f"this kernel does not know one of the flags {flags:#x}, they contradict each "
-                 "other, or cq_entries does not fit; flags=None lets the kernel's best be found")
+    elif err == EBUSY:
+        cause = ("all 16 indices for rings of this thread are in use: close rings that have one "
+                 "(REGISTERED_FD_ONLY, register_ring_fd)")
+    elif err == ENXIO or err == EBADF:
+        cause = "wq_fd must be the open descriptor of a ring"
+    elif err == EOVERFLOW:
+        cause = "a mixed queue needs 2 entries or more"
     else:
         return OSError(err, f"io_uring set-up failed: {os.strerror(err)}")
     return OSError(err, f"io_uring set-up failed: {os.strerror(err)}: {cause}")

@@ -46,8 +46,7 @@ cdef class SQE(SystemOperations):
         cdef uint8_t flags = self.raw.flags & ~URING_SQE_BUFFER_SELECT
         self.op.direct = self.filled = False
         self.op.opcode = URING_OP_NOP
-        memset(self.raw, 0, sizeof(uring_sqe) << (
-            1 if self.owner.r.setup_flags & URING_SETUP_SQE128 else 0))
+        ring_clear_sqe(&self.owner.r, self.raw)
         self.raw.flags = flags
         self.raw.user_data = self.number
         release_memory(&old)

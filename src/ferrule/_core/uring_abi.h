@@ -97,6 +97,19 @@ struct uring_sync_cancel_reg {
 
 struct uring_buf_status { uint32_t buf_group, head, resv[8]; };
 
+struct uring_query_hdr {
+    uint64_t next_entry, query_data;
+    uint32_t query_op, size;
+    int32_t result;
+    uint32_t resv[3];
+};
+
+struct uring_query_opcodes {
+    uint32_t nr_request_opcodes, nr_register_opcodes;
+    uint64_t feature_flags, ring_setup_flags, enter_flags, sqe_flags;
+    uint32_t nr_query_opcodes, pad;
+};
+
 struct uring_probe_op { uint8_t op, resv; uint16_t flags; uint32_t resv2; };
 
 struct uring_probe {
@@ -114,11 +127,16 @@ _Static_assert(sizeof(struct uring_buf) == 16, "a provided buffer is 16 bytes");
 _Static_assert(sizeof(struct uring_buf_reg) == 40, "buf_reg is 40 bytes");
 _Static_assert(sizeof(struct uring_sync_cancel_reg) == 64, "sync_cancel_reg is 64 bytes");
 _Static_assert(sizeof(struct uring_buf_status) == 40, "buf_status is 40 bytes");
+_Static_assert(sizeof(struct uring_query_hdr) == 40, "query_hdr is 40 bytes");
+_Static_assert(sizeof(struct uring_query_opcodes) == 48, "query_opcodes is 48 bytes");
 _Static_assert(sizeof(struct uring_rsrc_update) == 16, "rsrc_update is 16 bytes");
 _Static_assert(sizeof(struct uring_rsrc_register) == 32, "rsrc_register is 32 bytes");
 _Static_assert(sizeof(struct uring_rsrc_update2) == 32, "rsrc_update2 is 32 bytes");
 _Static_assert(sizeof(struct uring_clone_buffers) == 32, "clone_buffers is 32 bytes");
 _Static_assert(sizeof(struct uring_file_index_range) == 16, "file_index_range is 16 bytes");
+
+#define URING_MAX_ENTRIES 32768u
+#define URING_MAX_CQ_ENTRIES 65536u
 
 /* mmap offsets */
 #define URING_OFF_SQ_RING 0ULL
@@ -303,5 +321,6 @@ _Static_assert(URING_OP_OPENAT == 18 && URING_OP_OPENAT2 == 28 && URING_OP_MSG_R
 #define URING_REGISTER_USE_REGISTERED_RING 0x80000000u
 
 #define URING_PROBE_SUPPORTED 1
+#define URING_QUERY_OPCODES 0
 
 #endif
