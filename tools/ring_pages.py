@@ -37,7 +37,10 @@ PAGES = {
     ],
     "control.md": ["Operations", "NopFlags", "PollFlags", "TimeoutFlags", "CancelFlags",
                    "MsgRingFlags"],
-    "files.md": ["FileOperations", "FsyncFlags", "StatResult"],
+    "files.md": [
+        "FileOperations", "AtFlags", "ResolveFlags", "RenameFlags", "FallocateFlags", "FsyncFlags",
+        "SyncFileRangeFlags", "SpliceFlags", "FixedFdFlags", "StatResult",
+    ],
     "sockets.md": ["SocketOperations", "RecvSendFlags", "AcceptFlags", "Message"],
     "system.md": ["SystemOperations"],
     "buffers.md": ["BufferRing", "BufferRingFlags"],

@@ -47,6 +47,7 @@ __all__ = [
     "FILE_INDEX_ALLOC",
     "REGISTER_FILES_SKIP",
     "AcceptFlags",
+    "AtFlags",
     "BatchQueue",
     "BufferPool",
     "BufferPoolEmpty",
@@ -58,8 +59,10 @@ __all__ = [
     "CompletionQueue",
     "CqeFlags",
     "EnterFlags",
+    "FallocateFlags",
     "Features",
     "FileTable",
+    "FixedFdFlags",
     "FsyncFlags",
     "Message",
     "MsgRingFlags",
@@ -72,15 +75,19 @@ __all__ = [
     "Probe",
     "RecvSendFlags",
     "RegisteredBuffer",
+    "RenameFlags",
+    "ResolveFlags",
     "Ring",
     "RingStatistics",
     "SQE",
     "SetupFlags",
+    "SpliceFlags",
     "SqFlags",
     "SqeFlags",
     "StatResult",
     "SubmissionQueue",
     "SubmissionQueueFull",
+    "SyncFileRangeFlags",
     "TimeoutFlags",
     "get_probe",
     "leaked_operations",
@@ -295,6 +302,72 @@ class CqeFlags(IntFlag):
 
 class FsyncFlags(IntFlag):
     DATASYNC = 1 << 0
+
+
+class SyncFileRangeFlags(IntFlag):
+    """What prep_sync_file_range does with dirty pages, in this order."""
+
+    WAIT_BEFORE = 1 << 0
+    WRITE = 1 << 1
+    WAIT_AFTER = 1 << 2
+
+
+class FallocateFlags(IntFlag):
+    """What prep_fallocate does to a range, by file system; none: make room for it."""
+
+    KEEP_SIZE = 1 << 0
+    PUNCH_HOLE = 1 << 1  # with KEEP_SIZE
+    COLLAPSE_RANGE = 1 << 3
+    ZERO_RANGE = 1 << 4
+    INSERT_RANGE = 1 << 5
+    UNSHARE_RANGE = 1 << 6
+
+
+class SpliceFlags(IntFlag):
+    """Flags of prep_splice and prep_tee; the os module has the first four too."""
+
+    MOVE = 1 << 0
+    NONBLOCK = 1 << 1
+    MORE = 1 << 2
+    GIFT = 1 << 3
+    FD_IN_FIXED = 1 << 31
+
+
+class AtFlags(IntFlag):
+    """How a path is taken: by prep_statx, prep_unlinkat (REMOVEDIR), prep_linkat."""
+
+    SYMLINK_NOFOLLOW = 0x100
+    REMOVEDIR = 0x200
+    SYMLINK_FOLLOW = 0x400
+    NO_AUTOMOUNT = 0x800
+    EMPTY_PATH = 0x1000
+    STATX_FORCE_SYNC = 0x2000
+    STATX_DONT_SYNC = 0x4000
+
+
+class RenameFlags(IntFlag):
+    """Flags of prep_renameat."""
+
+    NOREPLACE = 1 << 0
+    EXCHANGE = 1 << 1
+    WHITEOUT = 1 << 2
+
+
+class ResolveFlags(IntFlag):
+    """What the path of prep_openat2 may not lead through."""
+
+    NO_XDEV = 1 << 0
+    NO_MAGICLINKS = 1 << 1
+    NO_SYMLINKS = 1 << 2
+    BENEATH = 1 << 3
+    IN_ROOT = 1 << 4
+    CACHED = 1 << 5  # 5.12
+
+
+class FixedFdFlags(IntFlag):
+    """Flags of prep_fixed_fd_install."""
+
+    NO_CLOEXEC = 1 << 0
 
 
 class TimeoutFlags(IntFlag):

@@ -134,6 +134,12 @@ class CQE:
     def child(self) -> waitid_result | None: ...
     @property
     def events(self) -> list[tuple[int, int]] | None: ...
+    @property
+    def xattr(self) -> bytes | None: ...
+    @property
+    def pipe(self) -> tuple[int, int] | None: ...
+    @property
+    def slots(self) -> list[int] | None: ...
     def raise_for_error(self) -> int: ...
 
 @final
@@ -235,12 +241,29 @@ class FileOperations(Operations):
     def prep_write(
         self, file: _FileLike, buffer: Buffer | None, offset: int = ..., *, user_data: object = ...
     ) -> SQE: ...
+    def prep_read_multishot(
+        self,
+        file: _FileLike,
+        group: BufferRing | int,
+        offset: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
     def prep_readv(
         self,
         file: _FileLike,
         buffers: Iterable[_WritableBuffer],
         offset: int = ...,
         flags: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_readv2(
+        self,
+        file: _FileLike,
+        buffers: Iterable[_WritableBuffer],
+        offset: int,
+        flags: int,
         *,
         user_data: object = ...,
     ) -> SQE: ...
@@ -253,7 +276,59 @@ class FileOperations(Operations):
         *,
         user_data: object = ...,
     ) -> SQE: ...
-    def prep_fsync(self, file: _FileLike, flags: int = ..., *, user_data: object = ...) -> SQE: ...
+    def prep_writev2(
+        self,
+        file: _FileLike,
+        buffers: Iterable[Buffer],
+        offset: int,
+        flags: int,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_splice(
+        self,
+        src: _FileLike,
+        dst: _FileLike,
+        count: int,
+        offset_src: int | None = ...,
+        offset_dst: int | None = ...,
+        flags: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_tee(
+        self,
+        src: _FileLike,
+        dst: _FileLike,
+        count: int,
+        flags: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_fsync(
+        self,
+        file: _FileLike,
+        flags: int = ...,
+        offset: int = ...,
+        length: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_sync_file_range(
+        self, file: _FileLike, offset: int, length: int, flags: int, *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_fallocate(
+        self, file: _FileLike, mode: int, offset: int, length: int, *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_ftruncate(self, file: _FileLike, length: int, *, user_data: object = ...) -> SQE: ...
+    def prep_fadvise(
+        self, file: _FileLike, offset: int, length: int, advice: int, *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_fadvise64(
+        self, file: _FileLike, offset: int, length: int, advice: int, *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_madvise(self, buffer: Buffer, advice: int, *, user_data: object = ...) -> SQE: ...
+    def prep_madvise64(self, buffer: Buffer, advice: int, *, user_data: object = ...) -> SQE: ...
     def prep_openat(
         self,
         dfd: _FileLike | None,
@@ -263,7 +338,61 @@ class FileOperations(Operations):
         *,
         user_data: object = ...,
     ) -> SQE: ...
+    def prep_openat_direct(
+        self,
+        dfd: _FileLike | None,
+        path: _StrOrBytesPath,
+        flags: int = ...,
+        mode: int = ...,
+        file_index: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_open(
+        self, path: _StrOrBytesPath, flags: int = ..., mode: int = ..., *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_open_direct(
+        self,
+        path: _StrOrBytesPath,
+        flags: int = ...,
+        mode: int = ...,
+        file_index: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_openat2(
+        self,
+        dfd: _FileLike | None,
+        path: _StrOrBytesPath,
+        flags: int = ...,
+        mode: int | None = ...,
+        resolve: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_openat2_direct(
+        self,
+        dfd: _FileLike | None,
+        path: _StrOrBytesPath,
+        flags: int = ...,
+        mode: int | None = ...,
+        resolve: int = ...,
+        file_index: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
     def prep_close(self, file: _FileLike, *, user_data: object = ...) -> SQE: ...
+    def prep_close_direct(self, file_index: int, *, user_data: object = ...) -> SQE: ...
+    def prep_files_update(
+        self, files: Iterable[_FileLike], offset: int, *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_fixed_fd_install(
+        self, file_index: int, flags: int = ..., *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_pipe(self, flags: int = ..., *, user_data: object = ...) -> SQE: ...
+    def prep_pipe_direct(
+        self, flags: int = ..., file_index: int = ..., *, user_data: object = ...
+    ) -> SQE: ...
     def prep_statx(
         self,
         dfd: _FileLike | None,
@@ -272,6 +401,99 @@ class FileOperations(Operations):
         mask: int = ...,
         *,
         user_data: object = ...,
+    ) -> SQE: ...
+    def prep_renameat(
+        self,
+        olddfd: _FileLike | None,
+        oldpath: _StrOrBytesPath,
+        newdfd: _FileLike | None,
+        newpath: _StrOrBytesPath,
+        flags: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_rename(
+        self, oldpath: _StrOrBytesPath, newpath: _StrOrBytesPath, *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_unlinkat(
+        self,
+        dfd: _FileLike | None,
+        path: _StrOrBytesPath,
+        flags: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_unlink(
+        self, path: _StrOrBytesPath, flags: int = ..., *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_mkdirat(
+        self,
+        dfd: _FileLike | None,
+        path: _StrOrBytesPath,
+        mode: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_mkdir(
+        self, path: _StrOrBytesPath, mode: int = ..., *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_symlinkat(
+        self,
+        target: _StrOrBytesPath,
+        newdfd: _FileLike | None,
+        linkpath: _StrOrBytesPath,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_symlink(
+        self, target: _StrOrBytesPath, linkpath: _StrOrBytesPath, *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_linkat(
+        self,
+        olddfd: _FileLike | None,
+        oldpath: _StrOrBytesPath,
+        newdfd: _FileLike | None,
+        newpath: _StrOrBytesPath,
+        flags: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_link(
+        self,
+        oldpath: _StrOrBytesPath,
+        newpath: _StrOrBytesPath,
+        flags: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_setxattr(
+        self,
+        path: _StrOrBytesPath,
+        name: _StrOrBytesPath,
+        value: Buffer,
+        flags: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_fsetxattr(
+        self,
+        file: _FileLike,
+        name: _StrOrBytesPath,
+        value: Buffer,
+        flags: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_getxattr(
+        self,
+        path: _StrOrBytesPath,
+        name: _StrOrBytesPath,
+        size: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_fgetxattr(
+        self, file: _FileLike, name: _StrOrBytesPath, size: int = ..., *, user_data: object = ...
     ) -> SQE: ...
 
     def prep_read_fixed(

@@ -1187,9 +1187,8 @@ cdef class Ring(Registrations):
                 op = self.find(batch[i].user_data)
                 if batch[i].user_data == KEY_INTERNAL and batch[i].res == -EINVAL:
                     self.cancel_each = True
-                if op != NULL and batch[i].res >= 0 and not op.direct and op.opcode in (
-                        URING_OP_ACCEPT, URING_OP_OPENAT, URING_OP_OPENAT2, URING_OP_SOCKET):
-                    c_close(batch[i].res)
+                if op != NULL and batch[i].res >= 0 and not op.direct:
+                    close_result(op, batch[i].res)
                 self.settle(&batch[i], op)
 
     # Free everything; leak what the kernel may still write to.
@@ -1288,6 +1287,19 @@ cdef class Ring(Registrations):
             return "<Ring, closed>"
         return (f"<Ring fd={self.r.fd} entries={self.r.sq_entries} flags={self.r.setup_flags:#x} "
                 f"in_flight={self.in_use}>")
+
+
+# Close the descriptors of a success that nobody will see.
+cdef void close_result(Operation *op, int32_t res) noexcept:
+    cdef int *ends
+    if op.opcode in (URING_OP_ACCEPT, URING_OP_OPENAT, URING_OP_OPENAT2, URING_OP_SOCKET,
+                     URING_OP_FIXED_FD_INSTALL):
+        c_close(res)
+    elif op.opcode == URING_OP_PIPE and op.block != NULL:
+        ends = <int *>PyBytes_AS_STRING(<bytes>op.block)
+        if ends[0] >= 0:  # -1 where the caller sent the kernel elsewhere
+            c_close(ends[0])
+            c_close(ends[1])
 
 
 # Cython does not know of the references in the slots; the GC must, or a ring whose user_data leads

@@ -425,7 +425,7 @@ cdef extern from *:
 
     enum:
         PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MADV_DONTFORK
-        MADV_WIPEONFORK, AT_FDCWD
+        MADV_WIPEONFORK, AT_FDCWD, O_CLOEXEC, O_CREAT, O_TMPFILE
     void *MAP_FAILED
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset) nogil
     int munmap(void *addr, size_t length) nogil

@@ -10,6 +10,21 @@ cdef struct StatBlock:
     # the path follows
 
 
+cdef struct OpenBlock:
+    uint64_t flags, mode, resolve   # struct open_how
+    # the path follows
+
+
+cdef struct XattrBlock:
+    uint64_t size, value            # how much room there is for the value, and where
+    # the path and the attribute's name follow, then the value
+
+
+cdef struct FilesBlock:
+    uint32_t first, padding         # the first slot, or FILE_INDEX_ALLOC
+    # the descriptors follow; with ALLOC the kernel puts the slots in their place
+
+
 cdef struct MessageBlock:
     msghdr header
     sockaddr_storage name
@@ -227,22 +242,34 @@ cdef class CQE:
         return None
 
     def raise_for_error(self):
-        """Return res, or raise the OSError that it stands for, with the path if there was one."""
+        """Return res, or raise the OSError that it stands for, with its path or its two paths."""
         if self.res >= 0:
             return self.res
-        path = self.path()
-        if path is None:
-            raise OSError(-self.res, os.strerror(-self.res))
-        raise OSError(-self.res, os.strerror(-self.res), path)
+        # Interrupted splices and opens let slip what the kernel says to itself: restart this call.
+        err = EINTR if 512 <= -self.res <= 516 else -self.res
+        raise OSError(err, os.strerror(err), *self.paths())
 
-    cdef object path(self):
+    # What OSError wants behind the message: nothing, a path, or two (what is None is for Windows).
+    cdef tuple paths(self):
+        cdef char *memory
+        cdef size_t before = 0
         if self.block is None:
-            return None
-        if self.opcode == URING_OP_OPENAT:
-            return os.fsdecode(PyBytes_AS_STRING(self.block))
+            return ()
         if self.opcode == URING_OP_STATX:
-            return os.fsdecode(PyBytes_AS_STRING(self.block) + sizeof(StatBlock))
-        return None
+            before = sizeof(StatBlock)
+        elif self.opcode == URING_OP_OPENAT2:
+            before = sizeof(OpenBlock)
+        elif self.opcode == URING_OP_GETXATTR:
+            before = sizeof(XattrBlock)
+        elif self.opcode not in (URING_OP_OPENAT, URING_OP_UNLINKAT, URING_OP_MKDIRAT,
+                                 URING_OP_RENAMEAT, URING_OP_SYMLINKAT, URING_OP_LINKAT,
+                                 URING_OP_SETXATTR):
+            return ()
+        memory = PyBytes_AS_STRING(self.block) + before
+        first = <bytes>memory
+        if self.opcode not in (URING_OP_RENAMEAT, URING_OP_SYMLINKAT, URING_OP_LINKAT):
+            return (os.fsdecode(first),)
+        return os.fsdecode(first), None, os.fsdecode(<bytes>(memory + len(first) + 1))
 
     @property
     def address(self):
@@ -295,6 +322,39 @@ cdef class CQE:
             return None
         found = <epoll_event *>PyBytes_AS_STRING(self.block)
         return [(found[i].data.u64, found[i].events) for i in range(self.res)]
+
+    @property
+    def xattr(self):
+        """After a getxattr or fgetxattr: the value as bytes; None if its length alone was asked."""
+        cdef XattrBlock *header
+        if self.res < 0 or self.block is None or self.opcode not in (
+                URING_OP_GETXATTR, URING_OP_FGETXATTR):
+            return None
+        header = <XattrBlock *>PyBytes_AS_STRING(self.block)
+        if header.size == 0:
+            return None
+        return (<char *>header)[header.value:header.value + min(header.size, <uint64_t>self.res)]
+
+    @property
+    def pipe(self):
+        """After a pipe: (read end, write end), descriptors or slots; else None."""
+        if self.res < 0 or self.block is None or self.opcode != URING_OP_PIPE:
+            return None
+        cdef int *ends = <int *>PyBytes_AS_STRING(self.block)
+        return ends[0], ends[1]
+
+    @property
+    def slots(self):
+        """After a files_update: the slots of the file table that were set, in order; else None."""
+        cdef FilesBlock *header
+        cdef int *chosen
+        if self.res < 0 or self.block is None or self.opcode != URING_OP_FILES_UPDATE:
+            return None
+        header = <FilesBlock *>PyBytes_AS_STRING(self.block)
+        if header.first != URING_FILE_INDEX_ALLOC:
+            return list(range(header.first, header.first + self.res))
+        chosen = <int *>(header + 1)
+        return [chosen[i] for i in range(self.res)]
 
     def __repr__(self):
         return f"CQE(user_data={self.user_data!r}, res={self.res}, flags={self.flags:#x})"

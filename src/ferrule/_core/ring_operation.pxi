@@ -116,13 +116,52 @@ cdef bytes zeroed(size_t size):
     return block
 
 
-cdef bytes path_block(object path, size_t before):
+cdef bytes path_bytes(object path):
     cdef bytes name = os.fsencode(path)
     if b"\0" in name:
         raise ValueError("embedded null byte")
+    return name
+
+
+cdef bytes path_block(object path, size_t before):
+    cdef bytes name = path_bytes(path)
     cdef bytes block = zeroed(before + len(name))  # bytes keep a NUL behind their end
     memcpy(PyBytes_AS_STRING(block) + before, <const char *>name, len(name))
     return block
+
+
+# Two strings with a NUL behind each, between `before` and `after` bytes of something else.
+cdef bytes strings_block(size_t before, bytes first, bytes second, size_t after):
+    cdef bytes block = zeroed(before + len(first) + 1 + len(second) + 1 + after)
+    cdef char *memory = PyBytes_AS_STRING(block) + before
+    memcpy(memory, <const char *>first, len(first))
+    memcpy(memory + len(first) + 1, <const char *>second, len(second))
+    return block
+
+
+# An int from `least` to `most`; what is wrong is said by its name.  Runs the argument's code.
+cdef int64_t whole(object value, str name, int64_t least, int64_t most) except? -1:
+    if not PyIndex_Check(value):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__!r}")
+    number = PyNumber_Index(value)
+    if not least <= number <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, not {number}")
+    return number
+
+
+# As Python has it: Cython takes the enum for a signed one.
+cdef object FILE_INDEX_ALLOC = 0xffffffff
+
+
+# A slot of the file table.  `choose`: or FILE_INDEX_ALLOC, with which the kernel picks one.
+cdef uint32_t table_slot(object file_index, bint choose) except? 0:
+    cdef int64_t slot = whole(file_index, "file_index", 0, URING_FILE_INDEX_ALLOC)
+    if slot == URING_FILE_INDEX_ALLOC and choose:
+        need(URING_OP_SOCKET, "FILE_INDEX_ALLOC", "5.19")
+    elif slot > URING_FILE_INDEX_ALLOC - 2:
+        # SQEs count slots from 1: this one would look like ALLOC, or like none.
+        raise ValueError(f"file_index {slot} is no slot of the file table")
+    return <uint32_t>slot
 
 
 cdef inline uint32_t clamped(Py_ssize_t size) noexcept:

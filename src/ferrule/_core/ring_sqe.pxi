@@ -44,6 +44,8 @@ cdef class SQE(SystemOperations):
     cdef int forget(self) except -1:
         cdef Operation old = detach(self.op)
         cdef uint8_t flags = self.raw.flags & ~URING_SQE_BUFFER_SELECT
+        if self.raw.opcode == URING_OP_FIXED_FD_INSTALL:
+            flags &= ~URING_SQE_FIXED_FILE  # it was set by that prep, not by the caller
         self.op.direct = self.filled = False
         self.op.opcode = URING_OP_NOP
         ring_clear_sqe(&self.owner.r, self.raw)
@@ -181,6 +183,105 @@ cdef class SQE(SystemOperations):
         self.op.direct = True
         self.op.file_slot = slot
 
+    # An operation on one file that needs no memory.
+    cdef SQE plain(self, uint8_t opcode, object file, uint64_t addr, uint32_t size, uint64_t off,
+                   uint32_t op_flags):
+        cdef int fd = self.descriptor(file)
+        self.begin(opcode)
+        self.fill(fd, NULL, size, off)
+        self.raw.addr = addr  # a number of 64 bits, wherever pointers have 32
+        self.raw.op_flags = op_flags
+        self.keep_file(file)
+        return self
+
+    # An operation on the path that stands `before` bytes into its block.  Before it is a struct
+    # that `off` points at, if any.
+    cdef SQE on_path(self, uint8_t opcode, object dfd, bytes block, size_t before, uint32_t size,
+                     uint32_t op_flags):
+        cdef int fd = self.directory(dfd)
+        cdef char *memory = PyBytes_AS_STRING(block)
+        self.begin(opcode)
+        self.keep_block(block)
+        self.fill(fd, memory + before, size, <uint64_t><uintptr_t>memory if before else 0)
+        self.raw.op_flags = op_flags
+        self.keep_file(dfd)
+        return self
+
+    # An operation on two paths: rename, link, symlink.
+    cdef SQE on_paths(self, uint8_t opcode, object dfd, object first, object second, uint32_t size,
+                      uint32_t op_flags):
+        cdef int fd = self.directory(dfd)
+        cdef bytes one = path_bytes(first), two = path_bytes(second)
+        cdef bytes block = strings_block(0, one, two, 0)
+        cdef char *memory = PyBytes_AS_STRING(block)
+        self.begin(opcode)
+        self.keep_block(block)
+        self.fill(fd, memory, size, <uint64_t><uintptr_t>(memory + len(one) + 1))
+        self.raw.op_flags = op_flags
+        self.keep_file(dfd)
+        return self
+
+    cdef SQE open_how(self, object dfd, object path, object flags, object mode, object resolve,
+                      bint direct):
+        cdef bytes block = path_block(path, sizeof(OpenBlock))
+        cdef OpenBlock *how = <OpenBlock *>PyBytes_AS_STRING(block)
+        how.flags = whole(flags, "flags", 0, OFFSET_MAX)
+        if direct:
+            refuse_cloexec(how.flags)
+        how.resolve = whole(resolve, "resolve", 0, OFFSET_MAX)
+        if mode is not None:
+            how.mode = whole(mode, "mode", 0, 0o7777)
+        elif how.flags & O_CREAT or how.flags & O_TMPFILE == O_TMPFILE:
+            how.mode = 0o666
+        return self.on_path(URING_OP_OPENAT2, dfd, block, sizeof(OpenBlock), sizeof(OpenBlock), 0)
+
+    cdef SQE pipe_ends(self, int flags):
+        cdef bytes block = zeroed(2 * sizeof(int))
+        cdef int *ends = <int *>PyBytes_AS_STRING(block)
+        ends[0] = ends[1] = -1
+        self.begin(URING_OP_PIPE)
+        self.keep_block(block)
+        self.fill(0, ends, 0, 0)  # the kernel insists on fd 0
+        self.raw.op_flags = <uint32_t>flags
+        return self
+
+    cdef SQE set_xattr(self, uint8_t opcode, object file, object path, object name, object value,
+                       uint32_t flags):
+        cdef int fd = 0 if opcode == URING_OP_SETXATTR else self.descriptor(file)
+        cdef bytes where = path_bytes(path), called = path_bytes(name)
+        cdef bytes block = strings_block(0, where, called, 0)
+        cdef char *memory = PyBytes_AS_STRING(block)
+        cdef Py_buffer view
+        export_buffer(value, &view, False)
+        self.begin_with(opcode, &view, NULL, 0)
+        self.keep_block(block)
+        self.fill(fd, memory + len(where) + 1, clamped(view.len), <uint64_t><uintptr_t>view.buf)
+        self.aim_xattr(file, memory, flags)
+        return self
+
+    cdef SQE get_xattr(self, uint8_t opcode, object file, object path, object name, object size):
+        cdef int fd = 0 if opcode == URING_OP_GETXATTR else self.descriptor(file)
+        cdef int64_t room = whole(size, "size", 0, XATTR_SIZE_MAX)
+        cdef bytes where = path_bytes(path), called = path_bytes(name)
+        cdef bytes block = strings_block(sizeof(XattrBlock), where, called, room)
+        cdef char *memory = PyBytes_AS_STRING(block)
+        cdef XattrBlock *header = <XattrBlock *>memory
+        header.size = room
+        header.value = sizeof(XattrBlock) + len(where) + 1 + len(called) + 1
+        self.begin(opcode)
+        self.keep_block(block)
+        self.fill(fd, memory + sizeof(XattrBlock) + len(where) + 1, <uint32_t>room,
+                  <uint64_t><uintptr_t>(memory + header.value))
+        self.aim_xattr(file, memory + sizeof(XattrBlock), 0)
+        return self
+
+    cdef inline void aim_xattr(self, object file, char *path, uint32_t flags) noexcept:
+        self.raw.op_flags = flags
+        if file is None:
+            self.raw.addr3 = <uint64_t><uintptr_t>path
+        else:
+            self.keep_file(file)
+
     cdef SQE poll(self, object file, uint32_t mask, uint32_t flags):
         cdef int fd = self.descriptor(file)
         self.begin(URING_OP_POLL_ADD)
@@ -296,6 +397,10 @@ cdef class SQE(SystemOperations):
     @opcode.setter
     def opcode(self, uint8_t value):
         self.editable()
+        # What a completion makes of an operation's memory goes by its opcode.
+        if self.op.block != NULL and value != self.raw.opcode:
+            raise ValueError("this SQE is prepared; to make it another operation, call that "
+                             "one's prep_ method")
         self.raw.opcode = self.op.opcode = value
 
     @property
@@ -361,6 +466,9 @@ cdef class SQE(SystemOperations):
     def len(self, uint32_t value):
         self.editable()
         # Growing it would let the kernel write beyond what we hold.
+        if value > self.raw.len and self.op.block != NULL and self.op.opcode in (
+                URING_OP_FILES_UPDATE, URING_OP_OPENAT2, URING_OP_FGETXATTR, URING_OP_GETXATTR):
+            raise ValueError(f"len {value} exceeds the {self.raw.len} that there is memory for")
         if self.op.exported and value > self.op.view.len:
             raise ValueError(f"len {value} exceeds the buffer's {self.op.view.len} bytes")
         if self.op.views != NULL and value > self.op.nviews:
