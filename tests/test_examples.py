@@ -157,6 +157,15 @@ def test_copy_files_copies_a_given_folder(empty: Path, tmp_path: Path) -> None:
     assert copied == files
 
 
+def test_random_reader_reads_a_file_of_its_own_and_a_given_one(empty: Path, tmp_path: Path) -> None:
+    line = re.compile(r"[1-9]\d* reads per second, (O_DIRECT|through the page cache), 32 at a time")
+    given = tmp_path / "given"
+    given.write_bytes(os.urandom(50 * 4096))
+    for arguments in ([], [given, 0.1]):
+        [printed] = run_example("ring_random_reader.py", empty, *arguments)
+        assert line.fullmatch(printed)
+
+
 def all_files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 

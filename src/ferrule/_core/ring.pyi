@@ -763,6 +763,28 @@ class BatchQueue:
         tags: Buffer | None = None,
         flags: int | Buffer = ...,
     ) -> int: ...
+    def prep_read_fixed(
+        self,
+        fds: int | Buffer,
+        starts: int | Buffer,
+        lengths: int | Buffer,
+        offsets: int | Buffer,
+        buf_index: int | None = None,
+        *,
+        tags: Buffer | None = None,
+        flags: int | Buffer = ...,
+    ) -> int: ...
+    def prep_write_fixed(
+        self,
+        fds: int | Buffer,
+        starts: int | Buffer,
+        lengths: int | Buffer,
+        offsets: int | Buffer,
+        buf_index: int | None = None,
+        *,
+        tags: Buffer | None = None,
+        flags: int | Buffer = ...,
+    ) -> int: ...
     def prep_recv(
         self,
         fds: int | Buffer,

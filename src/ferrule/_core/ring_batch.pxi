@@ -66,14 +66,14 @@ cdef extern from "ring_batch.h" nogil:
     void batch_unstore(batch_table *t, batch *b, batch_results *out)
     uint32_t batch_withdraw(ring *r, batch_table *t, batch *b, uint64_t key, uint64_t target)
 
-# The type of an array's items: their size in bytes, and whether they have a sign.
+# The type of an array's items: their size in bytes, and whether they have a sign.  Those of eight
+# bytes may have one or not, so that a tag can be a place in the memory, too.
 cdef enum:
     SIGNED = 16
     UINT8 = 1
     INT32 = 4 | SIGNED
     UINT32 = 4
     INT64 = 8 | SIGNED
-    UINT64 = 8
 
 
 # The arrays of one call, exported until it ends.
@@ -98,6 +98,8 @@ cdef char NATIVE_ORDER = b"<" if sys.byteorder == "little" else b">"
 
 
 cdef str kind_name(int kind):
+    if kind == INT64:
+        return "int64 or uint64"
     return f"{'int' if kind & SIGNED else 'uint'}{8 * (kind & 15)}"
 
 
@@ -109,6 +111,8 @@ cdef bint has_kind(Py_buffer *view, int kind) noexcept:
         format += 1
     if format[0] == 0 or format[1] != 0:
         return False
+    if kind == INT64:
+        return strchr("lqnLQN", format[0]) != NULL
     return strchr("bhilqn" if kind & SIGNED else "BHILQN", format[0]) != NULL
 
 
@@ -128,7 +132,7 @@ cdef char *export_array(Arrays *arrays, object source, str name, int kind,
         raise ValueError(f"{name} must have one dimension, and its items no gaps")
     if writable and view.readonly:
         raise TypeError(f"{name} must be writable, which this {type(source).__name__} is not")
-    if <uintptr_t>view.buf % (kind & 15):
+    if view.len and <uintptr_t>view.buf % (kind & 15):
         raise ValueError(f"{name} must be aligned to its items of {kind & 15} bytes")
     if arrays.length < 0:
         arrays.length = view.len // (kind & 15)
@@ -275,6 +279,11 @@ cdef class BatchQueue:
     def closed(self):
         return self.ring_object == NULL
 
+    cdef int need_memory(self) except -1:
+        if not self.held.exported:
+            raise ValueError("this queue has no memory: give some to batch_queue()")
+        return 0
+
     # ---- preparing -----------------------------------------------------------------------
 
     def prep_nop(self, count, tags=None):
@@ -288,7 +297,7 @@ cdef class BatchQueue:
             raise ValueError(f"count must not be negative, not {count}")
         try:
             if tags is not None:
-                tag = export_array(&arrays, tags, "tags", UINT64, False)
+                tag = export_array(&arrays, tags, "tags", INT64, False)
             ring = self.ring()
             queued = batch_prep_nop(&ring.r, &ring.batches, &self.b, arrays.length,
                                     <const uint64_t *>tag)
@@ -311,15 +320,14 @@ cdef class BatchQueue:
             fill_column(&arrays, &plan.offsets, offsets, "offsets", INT64)
             fill_column(&arrays, &plan.flags, flags, "flags", UINT8)
             if tags is not None:
-                plan.tags.at = export_array(&arrays, tags, "tags", UINT64, False)
+                plan.tags.at = export_array(&arrays, tags, "tags", INT64, False)
                 plan.tags.step = sizeof(uint64_t)
             if arrays.length < 0:
                 raise ValueError("how many? at least one argument must be an array")
             ring = self.ring()
             if not kernel_has[plan.opcode]:
                 refuse_opcode(plan.opcode)
-            if not self.held.exported:
-                raise ValueError("this queue has no memory: give some to batch_queue()")
+            self.need_memory()
             plan.memory = <char *>self.held.view.buf
             plan.size = self.held.view.len
             queued = batch_prep(&ring.r, &ring.batches, &self.b, plan, arrays.length)
@@ -334,12 +342,13 @@ cdef class BatchQueue:
         """Queue a read of a file for each item of the arrays.  Returns how many were queued.
 
         fds      descriptors: an int for all, or an array of int32
-        starts   where in the memory the data go: an array of int64, or an int, where the first
-                 one's start, each of the others following the one before it
+        starts   where in the memory the data go: an array of int64, or an int: where those of the
+                 first go, and of each other one behind those of the one before it
         lengths  bytes to read: an int, or an array of uint32 (at most 2147479552)
         offsets  where in the file: an int, the same for all, or an array of int64; -1 is the
                  file's own position
         tags     numbers that complete() gives back: an array of uint64; default 0, 1, 2, ...
+                 (wherever an array has items of 64 bits, int64 and uint64 are both fine)
         flags    SqeFlags of each operation: an int, or an array of uint8.  Allowed are FIXED_FILE
                  (then fds are indices of the registered files), ASYNC, IO_DRAIN, IO_LINK and
                  IO_HARDLINK; a linked last one is linked to what is queued next, whatever that is
@@ -362,6 +371,37 @@ cdef class BatchQueue:
         memset(&plan, 0, sizeof(plan))
         plan.opcode = URING_OP_WRITE
         return self.prep(&plan, fds, starts, lengths, offsets, tags, flags)
+
+    def prep_read_fixed(self, fds, starts, lengths, offsets, buf_index=None, *, tags=None, flags=0):
+        """prep_read into memory that is registered (Linux 5.1).
+
+        buf_index is the place in the ring's table of registered buffers, within which all of the
+        queue's memory must lie.  A queue whose memory is a RegisteredBuffer needs none.
+        """
+        cdef batch_plan plan
+        memset(&plan, 0, sizeof(plan))
+        plan.opcode = URING_OP_READ_FIXED
+        plan.buf_index = self.registered(buf_index)
+        return self.prep(&plan, fds, starts, lengths, offsets, tags, flags)
+
+    def prep_write_fixed(self, fds, starts, lengths, offsets, buf_index=None, *, tags=None,
+                         flags=0):
+        """prep_write from memory that is registered (Linux 5.1; see prep_read_fixed)."""
+        cdef batch_plan plan
+        memset(&plan, 0, sizeof(plan))
+        plan.opcode = URING_OP_WRITE_FIXED
+        plan.buf_index = self.registered(buf_index)
+        return self.prep(&plan, fds, starts, lengths, offsets, tags, flags)
+
+    cdef int registered(self, object buf_index) except -1:
+        cdef Ring ring = self.ring()
+        cdef Py_ssize_t number = 0 if buf_index is None else buf_index
+        cdef RegisteredBuffer found
+        self.need_memory()
+        found = registered_as(ring, self.memory) if buf_index is None else registered_at(
+            ring, number)
+        found.check_range(self.held.view.buf, self.held.view.len)
+        return found.index
 
     def prep_recv(self, fds, starts, lengths, *, msg_flags=0, tags=None, flags=0):
         """Queue a receive from a socket for each item of the arrays (see prep_read).
@@ -400,7 +440,7 @@ cdef class BatchQueue:
         arrays.length = -1
         try:
             if tags is not None:
-                wanted = <const uint64_t *>export_array(&arrays, tags, "tags", UINT64, False)
+                wanted = <const uint64_t *>export_array(&arrays, tags, "tags", INT64, False)
             ring = self.ring()
             return self.queue_cancels(ring, wanted, arrays.length)
         finally:
@@ -446,32 +486,33 @@ cdef class BatchQueue:
         cdef Ring ring
         cdef Py_ssize_t wanted = wait_nr
         cdef int64_t deadline
+        cdef bint entered = False
         arrays.held = 0
         arrays.length = -1
         memset(&out, 0, sizeof(out))
         try:
             out.results = <int32_t *>export_array(&arrays, results, "results", INT32, True)
             if tags is not None:
-                out.tags = <uint64_t *>export_array(&arrays, tags, "tags", UINT64, True)
+                out.tags = <uint64_t *>export_array(&arrays, tags, "tags", INT64, True)
             if not 0 <= wanted <= arrays.length:
                 raise ValueError(f"wait_nr must be from 0 to {arrays.length}, the items of "
                                  f"results, not {wanted}")
             deadline = NEVER if timeout is None else self.ring().deadline(timeout)
             out.room = <uint32_t>min(arrays.length, BATCH_MAX_CAPACITY)
             ring = self.ring()
-            if submit:
-                ring.enter(<uint32_t>wanted, deadline, self)
-            elif wanted:
+            if submit and ring.enter(<uint32_t>wanted, deadline, self):
+                entered = True
+            elif wanted and not submit:
                 ring.wait(0, <uint32_t>wanted, 0, deadline, self)
-            self.gather(self.ring(), &out)
+            self.gather(self.ring(), &out, entered)
             return out.taken
         finally:
             release_arrays(&arrays)
 
-    cdef int gather(self, Ring ring, batch_results *out) except -1:
+    cdef int gather(self, Ring ring, batch_results *out, bint entered) except -1:
         batch_unstore(&ring.batches, &self.b, out)
         self.gather_posted(ring, out)
-        if out.taken == 0 and out.room and ring.must_enter():
+        if out.taken == 0 and out.room and not entered and ring.must_enter():
             ring.fetch()
             self.gather_posted(ring, out)
         return 0
@@ -498,9 +539,7 @@ cdef class BatchQueue:
         wait_nr = min(wait_nr, self.b.in_flight + self.b.stored)
         if self.b.stored >= wait_nr:
             return 0
-        if others + ring.fillers >= ring.wait_limit():
-            raise OSError(EBUSY, "the completion queue is full of completions that are not this "
-                          "queue's: take some with copy_cqes")
+        check_room(ring, others)
         return others + wait_nr - self.b.stored
 
     # ---- the end -------------------------------------------------------------------------
@@ -512,8 +551,12 @@ cdef class BatchQueue:
         queued on the ring is submitted with that, on kernels before 6.0) and waited for; when it
         has not ended after `timeout` seconds: TimeoutError, and the queue stays open.
         Completions not taken are dropped.  Ring.close() ends its queues itself.
+
+        Raises OSError (EBUSY) when completions of others fill the completion queue: take those
+        first, with copy_cqes().
         """
         cdef Ring ring
+        cdef uint32_t others
         cdef uring_timespec ts = timespec_of(timeout, "timeout")
         cdef int64_t left, end = fe_monotonic_ns() + ts.tv_sec * 1_000_000_000 + ts.tv_nsec
         if self.ring_object == NULL:
@@ -523,14 +566,17 @@ cdef class BatchQueue:
             return  # the parent's, whose memory it uses
         ring.check()
         ring.hidden += batch_withdraw(&ring.r, &ring.batches, &self.b, KEY_INTERNAL, KEY_NOWHERE)
-        while self.b.in_flight:
+        while True:
+            others = ring.ready()
+            self.ring()  # that may have run any code
+            if self.b.in_flight == 0:
+                break
+            check_room(ring, others)
             left = end - fe_monotonic_ns()
             if left <= 0:
                 raise TimeoutError(errno.ETIME, f"{self.b.in_flight} operations did not end "
                                    f"within {timeout} s")
-            ring.await_events(self.cancel_all(ring), ring.ready() + 1, left)
-            ring.ready()
-            self.ring()
+            ring.await_events(self.cancel_all(ring), others + 1, left)
         ring.queues[self.number] = None
         self.detach(ring, False)
 
@@ -567,6 +613,14 @@ cdef class BatchQueue:
         if self.ring_object == NULL:
             return "<BatchQueue, closed>"
         return f"<BatchQueue capacity={self.b.capacity} in_flight={self.in_flight}>"
+
+
+# Completions of a batch cannot come while others fill the completion queue.
+cdef int check_room(Ring ring, uint32_t others) except -1:
+    if others + ring.fillers >= ring.wait_limit():
+        raise OSError(EBUSY, "the completion queue is full of completions that are not this "
+                      "queue's: take some with copy_cqes")
+    return 0
 
 
 cdef bint is_among(uint64_t tag, const uint64_t *tags, Py_ssize_t count) noexcept:
