@@ -853,7 +853,10 @@ cdef class Ring(Registrations):
             self.hidden -= self.hidden > 0
         elif not raw.user_data & MESSAGE_BIT and not batch_settle(
                 &self.batches, raw.user_data, raw.res):
-            self.unmatched += self.tags.pop(raw.user_data, self) is self
+            if raw.user_data in self.tags:
+                del self.tags[raw.user_data]
+            else:
+                self.unmatched += 1
 
     # Making a CQE may run the GC, and ending an operation may run its user_data's __del__: code
     # that may use this ring, or close it.  Nothing found before is trusted after.
@@ -1341,7 +1344,8 @@ cdef int ring_traverse(PyObject *o, visitproc visit, void *arg) noexcept:
 
 for made_here in (Operations, FileOperations, SocketOperations, SystemOperations,
                   TableRegistrations, Registrations, SQE, CQE, StatResult, Probe, BufferRing,
-                  RegisteredBuffer, BatchQueue, SubmissionQueue, CompletionQueue):
+                  RegisteredBuffer, PooledBuffer, BufferPool, FileTable, _Pages, BatchQueue,
+                  SubmissionQueue, CompletionQueue):
     fe_forbid_making(<PyTypeObject *>made_here)
 del made_here
 
