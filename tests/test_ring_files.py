@@ -16,6 +16,7 @@ from ferrule._core.ring import FileOperations
 from ferrule.ring import (
     AT_FDCWD,
     FILE_INDEX_ALLOC,
+    REGISTER_FILES_SKIP,
     AtFlags,
     FallocateFlags,
     Features,
@@ -1029,6 +1030,41 @@ def test_files_update_stops_at_a_bad_descriptor_and_leaves_its_slot_empty(file):
         assert res(ring) == -errno.EINVAL
         ring.prep_files_update([ring], 0)  # a ring in its own table would never end
         assert res(ring) == -errno.EBADF
+
+
+@each_setup
+def test_file_table_follows_operations_on_its_slots(flags, file):
+    with clean_ring(flags=flags) as ring:
+        table = ring.register_file_table(8, 6)
+        ring.prep_files_update([file, REGISTER_FILES_SKIP, file], 0)
+        assert res(ring) == 3
+        assert list(table) == [0, 2]
+        ring.prep_files_update([-1, file], 0)
+        assert res(ring) == 2
+        assert list(table) == [1, 2]
+        for prepare in (lambda: ring.prep_files_update([file], FILE_INDEX_ALLOC),
+                        lambda: ring.prep_open_direct(file.name),
+                        lambda: ring.prep_pipe_direct()):
+            before = set(table)
+            prepare()
+            [cqe] = finish(ring)
+            assert set(table) - before == set(cqe.slots or cqe.pipe or [cqe.raise_for_error()])
+        ring.prep_close_direct(2)
+        assert res(ring) == 0
+        assert 2 not in table
+        assert len(table) == 5
+
+
+def test_file_table_is_not_led_astray_by_a_pipe_filled_by_hand():
+    ends = bytearray(8)
+    with clean_ring() as ring, Ring(1) as other:
+        ring.register_file_table(4, 4)
+        sqe = ring.get_sqe()
+        sqe.opcode = Op.PIPE
+        sqe.addr = other.prep_read(0, ends, 0).addr  # where they lie
+        sqe.file_index = FILE_INDEX_ALLOC
+        assert res(ring) == 0
+        assert sorted(ends) == [0] * 7 + [1]
 
 
 @each_setup

@@ -233,17 +233,29 @@ cdef class FileTable:
 
     # What a successful operation did to the table.
     cdef void note(self, Operation *op, int32_t res) noexcept:
-        cdef int *ends
         if op.opcode == URING_OP_CLOSE:
             self.become(op.file_slot, SLOT_FREE)
-        elif op.opcode == URING_OP_PIPE:
-            ends = <int *>PyBytes_AS_STRING(<bytes>op.block)
-            self.become(<uint32_t>ends[0], SLOT_FILLED)
-            self.become(<uint32_t>ends[1], SLOT_FILLED)
+        elif op.opcode in (URING_OP_PIPE, URING_OP_FILES_UPDATE):
+            if op.block != NULL:  # else it was filled by hand
+                self.note_several(op, PyBytes_AS_STRING(<bytes>op.block), res)
         elif op.file_slot == URING_FILE_INDEX_ALLOC:
             self.become(<uint32_t>res, SLOT_FILLED)
         else:
             self.become(op.file_slot, SLOT_FILLED)
+
+    # An update that stopped at a bad descriptor has emptied that one's slot; which still counts as
+    # filled, for it is better not to use a slot than to use it twice.
+    cdef void note_several(self, Operation *op, const char *block, int32_t res) noexcept:
+        cdef int32_t i, count = 2
+        cdef const int *slots = <const int *>block
+        if op.opcode == URING_OP_FILES_UPDATE:
+            slots = <const int *>(block + sizeof(FilesBlock))
+            count = res
+            if op.file_slot != URING_FILE_INDEX_ALLOC:
+                self.note_update(op.file_slot, slots, count)
+                return
+        for i in range(count):
+            self.become(<uint32_t>slots[i], SLOT_FILLED)
 
     cdef void note_update(self, uint32_t offset, const int *files, Py_ssize_t count) noexcept:
         cdef Py_ssize_t i

@@ -326,6 +326,8 @@ cdef class FileOperations(Operations):
         sqe.keep_block(block)
         sqe.fill(-1, memory + sizeof(FilesBlock), <uint32_t>len(numbers), first)
         sqe.keep_extra(held)
+        sqe.op.direct = True
+        sqe.op.file_slot = <uint32_t>first
         return sqe.tag(user_data)
 
     def prep_fixed_fd_install(self, file_index, unsigned int flags=0, *, user_data=None):
