@@ -25,12 +25,14 @@ from ferrule.ring import (
     Op,
     RegisteredBuffer,
     Ring,
+    SetupFlags,
     leaked_operations,
 )
-from ring_support import CANCELED, clean_ring, each_setup, finish, hand_over, results
+from ring_support import CANCELED, clean_ring, each_setup, finish, hand_over, results, unavailable
 
 PATTERN = bytes(random.Random(7).randbytes(64 * 1024))
 GIB = 1 << 30
+ONLY_AN_INDEX = SetupFlags.REGISTERED_FD_ONLY | SetupFlags.NO_MMAP
 
 
 @pytest.fixture
@@ -741,6 +743,17 @@ def test_clone_can_name_its_source_by_the_registered_descriptor():
         assert len(ring.register_clone_buffers(source, flags=CloneFlags.SRC_REGISTERED)) == 1
 
 
+@pytest.mark.skipif(bool(unavailable(ONLY_AN_INDEX)), reason="no REGISTERED_FD_ONLY here")
+def test_source_of_a_clone_may_have_no_descriptor_at_all(file):
+    data = bytearray(8)
+    with clean_ring(flags=ONLY_AN_INDEX) as source, clean_ring() as ring:
+        source.register_buffers([data])
+        (registered,) = ring.register_clone_buffers(source)
+        ring.prep_read_fixed(file, registered, 0)
+        assert finish(ring)[0].res == 8
+        assert data == PATTERN[:8]
+
+
 def test_wrong_clones_are_refused():
     with clean_ring() as source, clean_ring() as ring:
         with pytest.raises(OSError, match="the source ring has no registered buffers") as caught:
@@ -1050,14 +1063,16 @@ def test_wrong_files_and_counts_are_refused(file):
 
 def test_update_of_files_that_fails_midway_says_how_far_it_came(file):
     with clean_ring() as ring:
-        ring.register_files_sparse(4)
+        ring.register_files_tags([-1, -1, -1, file, file], [None, None, None, "old", "kept"])
         with pytest.raises(OSError, match=r"\(the first 2 were replaced\)") as caught:
-            ring.register_files_update_tag(1, [file, file, 1 << 20], ["a", "b", "c"])
+            ring.register_files_update_tag(1, [file, file, 1 << 20, file], "abcd")
         assert caught.value.errno == errno.EBADF
-        assert [fixed_read(ring, place, 2) for place in range(4)] == [
-            -errno.EBADF, PATTERN[:2], PATTERN[:2], -errno.EBADF]
+        # The kernel empties a place before it looks at what shall come there.
+        assert tags_of(finish(ring)) == ["old"]
+        assert [fixed_read(ring, place, 2) for place in range(5)] == [
+            -errno.EBADF, PATTERN[:2], PATTERN[:2], -errno.EBADF, PATTERN[:2]]
         ring.unregister_files()
-        assert tags_of(finish(ring, 2)) == ["a", "b"]
+        assert tags_of(finish(ring, 3)) == ["a", "b", "kept"]
 
 
 def test_more_files_than_the_process_may_open_are_told_with_the_remedy(run_script):

@@ -47,7 +47,7 @@ cdef class PooledBuffer(RegisteredBuffer):
         return self
 
     def __exit__(self, *exc):
-        if self.live:
+        if self.live and not (<BufferPool>self.pool).inherited():
             self.release()
 
 
@@ -112,6 +112,10 @@ cdef class BufferPool:
         owner.check()
         return owner
 
+    # In a forked child there is nothing to give back.
+    cdef bint inherited(self) noexcept:
+        return self.ring_object != NULL and (<Ring>self.ring_object).epoch != fork_epoch
+
     cdef void take_back(self, uint32_t index) noexcept:
         with cython.critical_section(self):
             self.free_places[self.free_count] = index - <uint32_t>self.offset
@@ -148,7 +152,7 @@ cdef class BufferPool:
         """Unregister the buffers: the table, if the pool made it, or its places.  Operations in
         flight go on.  Closing twice is fine."""
         cdef Ring ring
-        if self.ring_object == NULL:
+        if self.ring_object == NULL or self.inherited():
             return
         ring = self.ring()
         if self.whole:
@@ -268,6 +272,11 @@ cdef class FileTable:
         self.picked = slots
         self.hint = 0
 
+    # The kernel empties a place before it looks at what shall come there.
+    cdef void note_emptied(self, uint32_t slot) noexcept:
+        if slot < self.size and self.slots[slot] == SLOT_FILLED:
+            self.become(slot, SLOT_FREE)
+
     cdef int check_slot(self, Py_ssize_t slot) except -1:
         if not 0 <= slot < self.size:
             raise ValueError(f"slot {slot} is outside the {self.size} of the table")
@@ -353,7 +362,7 @@ cdef class FileTable:
 
     def unregister(self):
         """Take the table down: every file in it is closed.  Doing it twice is fine."""
-        if self.ring_object != NULL:
+        if self.ring_object != NULL and (<Ring>self.ring_object).epoch == fork_epoch:
             self.ring().unregister_files()
 
     def __enter__(self):

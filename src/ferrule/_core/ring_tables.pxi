@@ -505,7 +505,8 @@ cdef class TableRegistrations(SystemOperations):
         dst_offset, src_offset, count
                     a part of its table, to a place in this (Linux 6.13); default: all of it
         flags       CloneFlags: DST_REPLACE, this ring may have a table, in which places are
-                    replaced (6.13); SRC_REGISTERED, `source` is named by its registered descriptor
+                    replaced (6.13); SRC_REGISTERED, `source` is named by its registered descriptor,
+                    as it is anyway when it has no other
         returns     a RegisteredBuffer (or None) of this ring for each
 
         OSError: EBUSY, this ring has a table; ENXIO, the source has none.
@@ -532,13 +533,15 @@ cdef class TableRegistrations(SystemOperations):
         registered = list(held)
         table = [None] * max(dst_offset + number, 0 if ring.buffers is None else len(ring.buffers))
         memset(&clone, 0, sizeof(clone))
-        clone.flags = flags
         clone.src_fd = <uint32_t>source.r.fd
+        if source.r.fd < 0:
+            flags |= URING_REGISTER_SRC_REGISTERED
         if flags & URING_REGISTER_SRC_REGISTERED:
             if not source.r.enter_flags & URING_ENTER_REGISTERED_RING:
                 raise ValueError("the source ring has no registered descriptor: "
                                  "register_ring_fd() makes one")
             clone.src_fd = <uint32_t>source.r.enter_fd
+        clone.flags = flags
         # Linux 6.12 knows only whole tables, and wants zeros there.
         if src_offset or dst_offset or number != len(source.buffers):
             clone.src_off = <uint32_t>src_offset
@@ -633,6 +636,8 @@ cdef class TableRegistrations(SystemOperations):
             done += max(result, 0)
         if ring.table is not None:
             ring.table.note_update(<uint32_t>offset, <int *>PyBytes_AS_STRING(block), done)
+            if result == -EBADF:
+                ring.table.note_emptied(<uint32_t>(offset + done))
         forget_tags(ring, tag_numbers, done)
         if result < 0:
             raise files_error(-result, count, done)
@@ -675,7 +680,7 @@ cdef class TableRegistrations(SystemOperations):
                leave one as it is (5.12)
 
         Operations in flight go on with the file they were given.  When one is refused, those before
-        it have been replaced and the OSError says how many.
+        it have been replaced and the OSError says how many; with EBADF its own place is empty.
         """
         return self.put_files(offset, [registered_fd(file) for file in files], None)
 
