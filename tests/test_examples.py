@@ -166,6 +166,70 @@ def test_random_reader_reads_a_file_of_its_own_and_a_given_one(empty: Path, tmp_
         assert line.fullmatch(printed)
 
 
+def test_ring_copy_copies_a_file_of_its_own(empty: Path) -> None:
+    assert run_example("ring_copy.py", empty) == ["10000000 bytes", "identical"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 256 * 1024, 3_000_001])
+def test_ring_copy_copies_a_given_file(size: int, empty: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(os.urandom(size))
+    target.write_bytes(b"old, and longer than an empty file")
+    assert run_example("ring_copy.py", empty, source, target) == [f"{size} bytes"]
+    assert target.read_bytes() == source.read_bytes()
+
+
+def test_ring_copy_does_not_copy_a_file_onto_itself(tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_bytes(b"precious")
+    link.symlink_to(file)
+    done = subprocess.run(
+        [*PYTHON, str(EXAMPLES / "ring_copy.py"), str(file), str(link)],
+        capture_output=True, text=True, timeout=SECONDS,
+    )
+    assert done.returncode == 1
+    assert "are the same file" in done.stderr
+    assert file.read_bytes() == b"precious"
+
+
+def cat(*paths: Path, given: bytes = b"") -> bytes:
+    done = subprocess.run(
+        [*PYTHON, str(EXAMPLES / "ring_cat.py"), *map(str, paths)],
+        input=given, capture_output=True, timeout=SECONDS,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    return done.stdout
+
+
+def test_ring_cat_prints_files_one_after_the_other(tmp_path: Path) -> None:
+    contents = [os.urandom(200_001), b"", os.urandom(64 * 1024)]
+    paths = [tmp_path / str(number) for number in range(3)]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    assert cat(*paths) == b"".join(contents)
+
+
+def test_ring_cat_prints_its_standard_input(tmp_path: Path) -> None:
+    given = os.urandom(300_000)
+    assert cat(given=given) == given
+    assert cat() == b""
+
+
+def test_ring_cat_ends_quietly_when_nobody_reads_on(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(bytes(1_000_000))
+    with subprocess.Popen(
+        [*PYTHON, str(EXAMPLES / "ring_cat.py"), str(path)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        assert program.stdout.read(10) == bytes(10)
+        program.stdout.close()
+        assert program.stderr.read() == b""
+        assert program.wait(SECONDS) == 0
+
+
 def all_files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
