@@ -7,6 +7,7 @@ import mmap
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from .harness import (
@@ -27,38 +28,47 @@ from .harness import (
 from .ring_file import BLOCK, check_blocks, shuffled_offsets, write_file
 
 PEERS = Peers()
-FILE = SCRATCH / "warm.bin"
-SIZE = 64 << 20
+# One that a processor has in its own caches, and one that no cache holds: the copy differs.
+SIZES_MIB = (1, 64)
 BATCH = 64
 TURN = 16 * BATCH  # reads between two looks at the clock
-SECONDS = 1.0
-CASE = "warm 4 KiB reads, batches of 64"
+SECONDS = 0.6
 FAST, LOOP = "Ferrule fast", "os.preadv loop"
 POOL, POOL_OF_CHUNKS = "thread pool, a task per read", "thread pool, a task per processor"
 
 
+def path_of(mib: int) -> Path:
+    return SCRATCH / f"warm-{mib}.bin"
+
+
+def case_of(mib: int) -> str:
+    return f"batches of 64, a file of {mib} MiB"
+
+
 def prepare() -> None:
-    """Write the file, once."""
+    """Write the files, once."""
     refuse_tmpfs(SCRATCH)
-    write_file(FILE, SIZE)
+    for mib in SIZES_MIB:
+        write_file(path_of(mib), mib << 20)
 
 
 class Reads:
     """A warm file, places for a batch of its blocks, and batches of offsets without end."""
 
-    def __init__(self, new_batch: Callable[[array[int]], Sequence[int]]) -> None:
-        self.file = os.open(FILE, os.O_RDONLY)
+    def __init__(
+        self, options: dict[str, Any], new_batch: Callable[[array[int]], Sequence[int]]
+    ) -> None:
+        self.seconds = options["seconds"]
+        self.file = os.open(path_of(options["mib"]), os.O_RDONLY)
         while os.read(self.file, 1 << 20):
             pass
-        offsets = shuffled_offsets(SIZE)
+        offsets = shuffled_offsets(options["mib"] << 20)
         batches = [new_batch(offsets[n : n + BATCH]) for n in range(0, len(offsets), BATCH)]
         self.batches: Iterator[Sequence[int]] = itertools.cycle(batches)
         self.memory = memoryview(mmap.mmap(-1, BATCH * BLOCK))
         self.slots = [self.memory[n * BLOCK : (n + 1) * BLOCK] for n in range(BATCH)]
 
-    def measure(
-        self, options: dict[str, Any], read_batch: Callable[[Sequence[int]], None]
-    ) -> Sample:
+    def measure(self, read_batch: Callable[[Sequence[int]], None]) -> Sample:
         """Return microseconds per read of `read_batch`, which reads the blocks of a batch."""
         batches = self.batches
 
@@ -66,7 +76,7 @@ class Reads:
             for _ in range(size // BATCH):
                 read_batch(next(batches))
 
-        taken = repeat_for(options["seconds"], turn, TURN)
+        taken = repeat_for(self.seconds, turn, TURN)
         last = next(batches)
         read_batch(last)
         check_blocks(self.memory, last)
@@ -74,29 +84,41 @@ class Reads:
         return {"value": taken["value"] / 1e3, "cpu_us": taken["cpu_us"]}
 
 
-@PEERS.add(FAST)
-def ferrule_fast_reads(options: dict[str, Any]) -> Sample:
-    from ferrule.ring import Ring
+def ferrule_batches(options: dict[str, Any], registered: bool) -> Sample:
+    from ferrule.ring import Ring, SqeFlags
 
-    reads = Reads(lambda offsets: offsets)
+    reads = Reads(options, lambda offsets: offsets)
+    file, flags = (0, SqeFlags.FIXED_FILE) if registered else (reads.file, SqeFlags(0))
     results, full = array("i", [0]) * BATCH, array("i", [BLOCK]) * BATCH
     with Ring(BATCH) as ring:
+        if registered:
+            ring.register_files([reads.file])
         queue = ring.batch_queue(BATCH, reads.memory)
 
         def read_batch(offsets: Sequence[int]) -> None:
-            queue.prep_read(reads.file, 0, BLOCK, offsets)  # one block behind the other
+            queue.prep_read(file, 0, BLOCK, offsets, flags=flags)  # one block behind the other
             taken = queue.submit_and_complete(results, wait_nr=BATCH)
             if taken != BATCH or results != full:
                 raise AssertionError("a read is short or missing")
 
-        return reads.measure(options, read_batch)
+        return reads.measure(read_batch)
+
+
+@PEERS.add(FAST)
+def ferrule_fast_reads(options: dict[str, Any]) -> Sample:
+    return ferrule_batches(options, registered=False)
+
+
+@PEERS.add(f"{FAST}, registered file")
+def ferrule_registered_reads(options: dict[str, Any]) -> Sample:
+    return ferrule_batches(options, registered=True)
 
 
 @PEERS.add("Ferrule")
 def ferrule_reads(options: dict[str, Any]) -> Sample:
     from ferrule.ring import Ring
 
-    reads = Reads(list)
+    reads = Reads(options, list)
     file, slots = reads.file, reads.slots
     with Ring(BATCH) as ring:
 
@@ -108,7 +130,7 @@ def ferrule_reads(options: dict[str, Any]) -> Sample:
                 if cqe.res != BLOCK:
                     raise AssertionError(f"read {cqe.raise_for_error()} bytes of {BLOCK}")
 
-        return reads.measure(options, read_batch)
+        return reads.measure(read_batch)
 
 
 def read_each(file: int, buffers: Sequence[Any], offsets: Sequence[int]) -> None:
@@ -119,16 +141,16 @@ def read_each(file: int, buffers: Sequence[Any], offsets: Sequence[int]) -> None
 
 @PEERS.add(LOOP)
 def preadv_loop(options: dict[str, Any]) -> Sample:
-    reads = Reads(list)
+    reads = Reads(options, list)
     buffers = [(slot,) for slot in reads.slots]
-    return reads.measure(options, lambda offsets: read_each(reads.file, buffers, offsets))
+    return reads.measure(lambda offsets: read_each(reads.file, buffers, offsets))
 
 
 @PEERS.add(POOL)
 def thread_pool(options: dict[str, Any]) -> Sample:
     from concurrent.futures import ThreadPoolExecutor
 
-    reads = Reads(list)
+    reads = Reads(options, list)
     file, buffers = reads.file, [(slot,) for slot in reads.slots]
     with ThreadPoolExecutor(len(CPUS)) as pool:
 
@@ -141,14 +163,14 @@ def thread_pool(options: dict[str, Any]) -> Sample:
                 if task.result() != BLOCK:
                     raise AssertionError("a read is short")
 
-        return reads.measure(options, read_batch)
+        return reads.measure(read_batch)
 
 
 @PEERS.add(POOL_OF_CHUNKS)
 def thread_pool_of_chunks(options: dict[str, Any]) -> Sample:
     from concurrent.futures import ThreadPoolExecutor
 
-    reads = Reads(list)
+    reads = Reads(options, list)
     file, buffers = reads.file, [(slot,) for slot in reads.slots]
     workers = len(CPUS)
     size = -(-BATCH // workers)
@@ -160,7 +182,7 @@ def thread_pool_of_chunks(options: dict[str, Any]) -> Sample:
             for task in tasks:
                 task.result()
 
-        return reads.measure(options, read_batch)
+        return reads.measure(read_batch)
 
 
 def measure(benchmark: Benchmark, case: Case, peer: str, settings: Settings) -> Sample:
@@ -171,19 +193,19 @@ def measure(benchmark: Benchmark, case: Case, peer: str, settings: Settings) -> 
 BENCHMARK = Benchmark(
     name="ring_warm",
     title="Ring: warm reads",
-    measures="64 blocks of a 64 MiB file in the page cache, at random offsets, into memory that is "
+    measures="64 blocks of a file in the page cache, at random offsets, into memory that is "
     "used again for each batch; every length is checked, and the blocks of the last batch. The "
     "thread pools have a thread per processor; more are no faster.",
     unit="µs/read",
     higher_is_better=False,
-    cases=[Case(CASE, {"seconds": SECONDS})],
+    cases=[Case(case_of(mib), {"mib": mib, "seconds": SECONDS}) for mib in SIZES_MIB],
     peers=PEERS,
     measure=measure,
     prepare=prepare,
     targets=[
-        Target(CASE, LOOP, at_least=1.2, subject=FAST),
-        Target(CASE, POOL_OF_CHUNKS, at_least=3, subject=FAST),
-        Target(CASE, POOL, at_least=3, subject=FAST),
+        Target(case_of(mib), peer, at_least=factor, subject=FAST)
+        for mib in SIZES_MIB
+        for peer, factor in ((LOOP, 1.2), (POOL_OF_CHUNKS, 3), (POOL, 3))
     ],
     columns=[Column("cpu_us", "CPU µs/read")],
 )

@@ -81,9 +81,8 @@ def test_a_completion_that_is_missing_spoils_a_sample() -> None:
 def test_warm_reads_bring_the_right_blocks(
     peer: str, blocks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ring_warm, "FILE", blocks)
-    monkeypatch.setattr(ring_warm, "SIZE", 1 << 20)
-    assert run(ring_warm.PEERS, peer)["value"] > 0
+    monkeypatch.setattr(ring_warm, "path_of", lambda mib: blocks)
+    assert run(ring_warm.PEERS, peer, mib=1)["value"] > 0
 
 
 @pytest.mark.parametrize("peer", ["Ferrule", ring_random.FAST])
