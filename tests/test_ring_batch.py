@@ -27,7 +27,16 @@ from ferrule.ring import (
     SqeFlags,
     leaked_operations,
 )
-from ring_support import CANCELED, DEFER, clean_ring, each_setup, finish, unavailable, with_the_gil
+from ring_support import (
+    CANCELED,
+    DEFER,
+    clean_ring,
+    each_layout,
+    each_setup,
+    finish,
+    unavailable,
+    with_the_gil,
+)
 
 BLOCK = 4096
 BLOCKS = 8
@@ -95,7 +104,7 @@ def pair():
 # ---- what the operations do -------------------------------------------------------------------
 
 
-@each_setup
+@each_layout
 def test_nops_complete_with_their_tags(flags):
     with queue_on(flags) as (ring, queue):
         assert queue.prep_nop(3) == 3
@@ -105,7 +114,7 @@ def test_nops_complete_with_their_tags(flags):
         assert taken(queue, wait_nr=5) == [(0, 0), (1, 0), (2, 0), (70, 0), (2**64 - 1, 0)]
 
 
-@each_setup
+@each_layout
 def test_reads_go_where_the_arrays_say(flags, file):
     memory = bytearray(4 * BLOCK)
     with queue_on(flags, memory) as (_, queue):
@@ -279,7 +288,7 @@ def test_drain_starts_when_all_before_it_have_completed(flags, file):
 # ---- room -------------------------------------------------------------------------------------
 
 
-@each_setup
+@each_layout
 def test_fewer_are_queued_when_the_submission_queue_is_full(flags):
     with queue_on(flags, entries=4, capacity=16) as (ring, queue):
         assert queue.prep_nop(10) == 4
@@ -288,7 +297,7 @@ def test_fewer_are_queued_when_the_submission_queue_is_full(flags):
         assert completed(queue, 4) == {0: 0, 1: 0, 2: 0, 3: 0}
 
 
-@each_setup
+@each_layout
 def test_fewer_are_queued_when_the_capacity_is_used_up(flags, file):
     memory = bytearray(BLOCK)
     with queue_on(flags, memory, capacity=3) as (ring, queue):
@@ -304,7 +313,7 @@ def test_fewer_are_queued_when_the_capacity_is_used_up(flags, file):
         assert len(completed(queue, 2)) == 2
 
 
-@each_setup
+@each_layout
 def test_completions_beyond_the_room_of_results_stay(flags):
     with queue_on(flags) as (ring, queue):
         queue.prep_nop(5)
@@ -317,7 +326,7 @@ def test_completions_beyond_the_room_of_results_stay(flags):
         assert taken(queue, room=2) == [(4, 0)]
 
 
-@each_setup
+@each_layout
 def test_nothing_is_queued_for_empty_arrays(flags, file):
     with queue_on(flags, bytearray(1)) as (ring, queue):
         assert queue.prep_nop(0) == 0
@@ -326,7 +335,7 @@ def test_nothing_is_queued_for_empty_arrays(flags, file):
         assert queue.submit_and_complete(int32()) == 0
 
 
-@each_setup
+@each_layout
 def test_both_queues_wrap_around_many_times(flags):
     with queue_on(flags, entries=8, capacity=64, cq_entries=16) as (ring, queue):
         for turn in range(200):
@@ -341,7 +350,7 @@ def test_both_queues_wrap_around_many_times(flags):
             ring.copy_cqes()
 
 
-@each_setup
+@each_layout
 def test_more_completions_than_the_queue_holds_are_all_taken(flags):
     with queue_on(flags, entries=8, capacity=100, cq_entries=8) as (ring, queue):
         queued = 0
@@ -359,7 +368,7 @@ def test_more_completions_than_the_queue_holds_are_all_taken(flags):
 # ---- both levels on one ring -------------------------------------------------------------------
 
 
-@each_setup
+@each_layout
 def test_batch_completions_are_taken_from_between_others_which_keep_their_order(flags):
     with queue_on(flags) as (ring, queue):
         for name in "abc":
@@ -370,7 +379,7 @@ def test_batch_completions_are_taken_from_between_others_which_keep_their_order(
         assert [cqe.user_data for cqe in ring.copy_cqes()] == ["a", "b", "c"]
 
 
-@each_setup
+@each_layout
 def test_convenient_calls_put_batch_completions_aside(flags):
     with queue_on(flags) as (ring, queue):
         queue.prep_nop(2)
@@ -387,7 +396,7 @@ def test_convenient_calls_put_batch_completions_aside(flags):
         assert taken(queue) == [(1, 0), (2, 0)]
 
 
-@each_setup
+@each_layout
 def test_what_was_peeked_is_still_the_first_after_batch_completions_were_taken(flags):
     with queue_on(flags) as (ring, queue):
         ring.prep_nop("a")
@@ -402,7 +411,7 @@ def test_what_was_peeked_is_still_the_first_after_batch_completions_were_taken(f
             ring.cq_advance(1)
 
 
-@each_setup
+@each_layout
 def test_hidden_batch_and_convenient_completions_in_one_queue(flags):
     with queue_on(flags, entries=32, capacity=32) as (ring, queue):
         for number in range(8):
@@ -417,7 +426,7 @@ def test_hidden_batch_and_convenient_completions_in_one_queue(flags):
         assert [cqe.user_data for cqe in ring.copy_cqes()] == [3, 4, 5, 6, 7]
 
 
-@each_setup
+@each_layout
 def test_a_wait_counts_its_own_kind_only(flags):
     with queue_on(flags) as (ring, queue):
         queue.prep_nop(4)
@@ -438,7 +447,7 @@ def test_a_wait_counts_its_own_kind_only(flags):
         assert len(finish(ring, 3)) == 3
 
 
-@each_setup
+@each_layout
 def test_submit_and_wait_counts_every_kind(flags):
     with queue_on(flags) as (ring, queue):
         queue.prep_nop(2)
@@ -451,7 +460,7 @@ def test_submit_and_wait_counts_every_kind(flags):
         assert len(ring.copy_cqes()) == 1
 
 
-@each_setup
+@each_layout
 def test_queues_on_one_ring_get_their_own(flags, file):
     memories = [bytearray(2 * BLOCK) for _ in range(5)]
     with contextlib.ExitStack() as stack:
@@ -468,7 +477,7 @@ def test_queues_on_one_ring_get_their_own(flags, file):
     assert memories == [bytes([number]) * 2 * BLOCK for number in range(5)]
 
 
-@each_setup
+@each_layout
 def test_a_wait_says_when_completions_of_others_fill_the_queue(flags):
     with queue_on(flags, entries=4, capacity=4, cq_entries=4) as (ring, queue):
         for number in range(4):
@@ -858,7 +867,7 @@ def test_cancels_of_the_convenient_level_reach_batch_operations(flags, pair):
 # ---- the end -----------------------------------------------------------------------------------
 
 
-@each_setup
+@each_layout
 def test_memory_cannot_be_resized_while_the_queue_is_open(flags):
     memory = bytearray(8)
     with clean_ring(flags=flags) as ring:
@@ -875,7 +884,7 @@ def test_memory_cannot_be_resized_while_the_queue_is_open(flags):
     memory.append(0)
 
 
-@each_setup
+@each_layout
 def test_closed_queues_and_queues_of_closed_rings_refuse(flags):
     with clean_ring(flags=flags) as ring:
         closed, orphan = ring.batch_queue(8, bytearray(8)), ring.batch_queue(8, bytearray(8))
@@ -895,7 +904,7 @@ def test_closed_queues_and_queues_of_closed_rings_refuse(flags):
         queue.close()
 
 
-@each_setup
+@each_layout
 def test_close_cancels_and_waits_and_leaves_the_rest_of_the_ring_alone(flags, pair):
     left, right = pair
     memory = bytearray(4)
@@ -915,7 +924,7 @@ def test_close_cancels_and_waits_and_leaves_the_rest_of_the_ring_alone(flags, pa
         assert ring.statistics().unmatched == 0
 
 
-@each_setup
+@each_layout
 def test_close_takes_back_what_was_not_submitted(flags, file):
     memory = bytearray(b"new")
     with clean_ring(flags=flags) as ring:
@@ -932,7 +941,7 @@ def test_close_takes_back_what_was_not_submitted(flags, file):
     assert os.pread(file, 3, 0) == b"\0\0\0"
 
 
-@each_setup
+@each_layout
 def test_close_drops_completions_that_nobody_took(flags):
     with clean_ring(flags=flags) as ring:
         queue = ring.batch_queue(8)
@@ -958,7 +967,7 @@ def test_close_gives_up_in_time_and_can_be_repeated(pair):
         assert queue.closed
 
 
-@each_setup
+@each_layout
 def test_close_of_more_than_the_queues_hold(flags, pair):
     left, _ = pair
     with clean_ring(4, flags=flags, cq_entries=4) as ring:
@@ -972,7 +981,7 @@ def test_close_of_more_than_the_queues_hold(flags, pair):
         assert ring.cq_ready() == 0
 
 
-@each_setup
+@each_layout
 def test_ring_close_ends_its_queues(flags, pair):
     left, _ = pair
     memory = bytearray(4)
@@ -1117,21 +1126,24 @@ def test_forged_completions_reach_no_operation(pair):
 # ---- set-ups of other kinds ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flags", [SetupFlags.SQE128, SetupFlags.R_DISABLED])
-def test_other_set_ups(flags, file):
-    if reason := unavailable(flags):
-        pytest.skip(reason)
+def test_a_disabled_ring_takes_batches_and_runs_them_when_it_is_enabled(file):
     memory = bytearray(3 * BLOCK)
-    with queue_on(flags, memory) as (ring, queue):
-        if flags & SetupFlags.R_DISABLED:
-            ring.enable_rings()
-        for _ in range(5):
-            assert queue.prep_read(file, 0, BLOCK, int64(0, BLOCK, 2 * BLOCK)) == 3
-            assert completed(queue, 3) == {0: BLOCK, 1: BLOCK, 2: BLOCK}
+    with queue_on(SetupFlags.R_DISABLED, memory) as (ring, queue):
+        assert queue.prep_read(file, 0, BLOCK, int64(0, BLOCK, 2 * BLOCK)) == 3
+        with pytest.raises(OSError, match="enable_rings"):
+            queue.submit_and_complete(int32(0, 0, 0), wait_nr=3)
+        ring.enable_rings()
+        assert completed(queue, 3) == {0: BLOCK, 1: BLOCK, 2: BLOCK}
+
+
+@each_layout
+def test_what_a_closed_queue_takes_back_is_submitted_and_not_shown(flags):
+    with queue_on(flags) as (ring, queue):
         queue.prep_nop(3)
         queue.close()
-        assert ring.submit() == 3
+        ring.submit()
         assert ring.copy_cqes(8, 1, 0.01) == []
+        assert ring.cq_ready() == 0
 
 
 # ---- a random mix against a model ---------------------------------------------------------------
@@ -1185,21 +1197,51 @@ class Model:
         room = self.chance.choice([1, 5, 100])
         wait_nr = self.chance.choice([0, 0, room])
         results, tags = array("i", [0]) * room, array("Q", [0]) * room
-        if wait_nr:
-            # With the convenient level's own in the way it may refuse to wait.
-            self.take_convenient()
-        n = self.queues[which].submit_and_complete(results, tags, wait_nr=wait_nr)
-        for tag, result in zip(tags[:n], results[:n], strict=True):
-            self.due[which][tag, result] -= 1
-            assert self.due[which][tag, result] == 0, (tag, result)
-        self.due[which] = +self.due[which]
+        n = self.with_room(lambda: self.queues[which].submit_and_complete(
+            results, tags, wait_nr=wait_nr))
+        self.check_taken(which, zip(tags[:n], results[:n], strict=True))
         assert n >= min(wait_nr, sum(self.due[which].values()) + n)
+
+    def with_room(self, call):
+        """call(), which may refuse to wait while the convenient level's fill the queue."""
+        while True:
+            try:
+                return call()
+            except OSError as error:
+                assert error.errno == errno.EBUSY
+                assert self.ring.cq_ready() > 0
+                self.take_convenient()
+
+    def check_taken(self, which, pairs):
+        for pair in pairs:
+            self.due[which][pair] -= 1
+            assert self.due[which][pair] == 0, pair
+        self.due[which] = +self.due[which]
 
     def take_convenient(self):
         for cqe in self.ring.copy_cqes(self.chance.choice([1, 3, 100])):
             self.names[cqe.user_data] -= 1
             assert self.names[cqe.user_data] == 0
         self.names = +self.names
+
+    def peek(self):
+        first = self.ring.peek_cqe()
+        if first is not None:
+            self.take_batch_now(self.chance.randrange(2))
+            self.ring.cqe_seen(first)
+            self.names[first.user_data] -= 1
+        self.names = +self.names
+
+    def take_batch_now(self, which):
+        self.check_taken(which, taken(self.queues[which], self.chance.choice([1, 100])))
+
+    def replace_queue(self):
+        which = self.chance.randrange(2)
+        self.with_room(self.queues[which].close)
+        self.memories[which].append(0)
+        self.queues[which] = self.ring.batch_queue(
+            self.chance.choice([3, 40]), self.memories[which])
+        self.due[which].clear()
 
     def check(self):
         for queue, due in zip(self.queues, self.due, strict=True):
@@ -1213,7 +1255,7 @@ class Model:
             assert time.monotonic() < deadline, (self.due, self.names)
 
 
-@each_setup
+@each_layout
 @pytest.mark.parametrize("seed", range(8))
 def test_a_random_mix_of_both_levels_completes_as_the_model_says(flags, seed, file):
     chance = random.Random(seed)
@@ -1221,8 +1263,8 @@ def test_a_random_mix_of_both_levels_completes_as_the_model_says(flags, seed, fi
         model = Model(ring, chance, file)
         steps = [model.prepare_batch, model.prepare_batch, model.prepare_convenient,
                  model.prepare_hidden, model.submit, model.take_batch, model.take_batch,
-                 model.take_convenient]
-        for _ in range(400):
-            chance.choice(steps)()
+                 model.take_convenient, model.peek]
+        for number in range(400):
+            model.replace_queue() if number % 50 == 49 else chance.choice(steps)()
             model.check()
         model.finish()

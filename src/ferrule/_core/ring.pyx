@@ -564,8 +564,9 @@ cdef class Ring(Registrations):
         return self.enter(0, NEVER)
 
     def submit_and_wait(self, unsigned int wait_nr):
-        """Submit, and wait until `wait_nr` completions can be taken.  Returns how many SQEs the
-        kernel took; when that is fewer than were queued there was no wait.
+        """Submit, and wait until `wait_nr` completions can be taken, those of batch queues too.
+        Returns how many SQEs the kernel took; when that is fewer than were queued there was no
+        wait.
 
         The GIL is released while waiting, and signal handlers run.
         """
@@ -1008,8 +1009,9 @@ cdef class Ring(Registrations):
         self.advance(count)
 
     def cq_ready(self):
-        """How many completions can be taken.  With DEFER_TASKRUN the kernel posts most of them
-        only while it is entered: by get_events() or a waiting call."""
+        """How many completions can be taken, not counting those of batch queues.  With
+        DEFER_TASKRUN the kernel posts most of them only while it is entered: by get_events() or a
+        waiting call."""
         self.check()
         return self.ready()
 

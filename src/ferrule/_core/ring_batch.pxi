@@ -205,9 +205,9 @@ cdef class BatchQueue:
     keeps two operations from using the same bytes at once: which slices are in use is yours to
     know.  Descriptors are plain numbers here, yours to keep open until the completions came.
 
-    ring.submit() and ring.submit_and_wait() hand these operations over with all others; the
-    latter counts their completions too.  complete() takes this queue's completions and leaves all
-    others to those who wait for them, as copy_cqes() and the like never see one of these.
+    ring.submit() and ring.submit_and_wait() hand these operations over with all others, and the
+    latter counts their completions too.  complete() takes the completions of this queue and leaves
+    all others where they are; copy_cqes(), peek_cqe() and their like never see one of a batch.
     """
     cdef PyObject *ring_object       # borrowed; NULL once closed
     cdef batch b
@@ -547,10 +547,10 @@ cdef class BatchQueue:
     def close(self, timeout=5.0):
         """End the queue and let go of its memory.
 
-        What was not submitted never begins.  What is in flight is cancelled (all else that is
-        queued on the ring is submitted with that, on kernels before 6.0) and waited for; when it
-        has not ended after `timeout` seconds: TimeoutError, and the queue stays open.
-        Completions not taken are dropped.  Ring.close() ends its queues itself.
+        What was not submitted never begins; what is linked behind it gets -ECANCELED.  What is in
+        flight is cancelled and waited for; when it has not ended after `timeout` seconds:
+        TimeoutError, and the queue stays open.  With SQPOLL, and before Linux 6.0, that submits what else is queued
+        on the ring.  Completions not taken are dropped.  Ring.close() ends its queues itself.
 
         Raises OSError (EBUSY) when completions of others fill the completion queue: take those
         first, with copy_cqes().
