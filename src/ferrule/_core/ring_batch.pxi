@@ -549,8 +549,9 @@ cdef class BatchQueue:
 
         What was not submitted never begins; what is linked behind it gets -ECANCELED.  What is in
         flight is cancelled and waited for; when it has not ended after `timeout` seconds:
-        TimeoutError, and the queue stays open.  With SQPOLL, and before Linux 6.0, that submits what else is queued
-        on the ring.  Completions not taken are dropped.  Ring.close() ends its queues itself.
+        TimeoutError, and the queue stays open.  With SQPOLL, and before Linux 6.0, that submits
+        what else is queued on the ring.  Completions not taken are dropped.  Ring.close() ends its
+        queues itself.
 
         Raises OSError (EBUSY) when completions of others fill the completion queue: take those
         first, with copy_cqes().
