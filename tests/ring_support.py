@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ferrule.ring import CQE, Ring, SetupFlags, leaked_operations
+from ferrule.ring import CQE, CancelFlags, Ring, SetupFlags, leaked_operations
 
 SQ_THREAD_IDLE = 10  # ms: short, so that its thread is met both awake and asleep
 DEFER = SetupFlags.SINGLE_ISSUER | SetupFlags.DEFER_TASKRUN
@@ -117,6 +117,65 @@ def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         server, _ = listener.accept()
         with client, server:
             yield client, server
+
+
+def receive(ring: Ring, sock: socket.socket, count: int) -> tuple[bytes, list[CQE]]:
+    """What `count` bytes a socket gets while the ring sends them, and the ring's completions."""
+    data, cqes, deadline = b"", [], time.monotonic() + 10
+    while len(data) < count:
+        assert time.monotonic() < deadline, f"{len(data)} of {count} bytes came"
+        cqes += ring.copy_cqes()
+        with contextlib.suppress(BlockingIOError):
+            data += sock.recv(count - len(data), socket.MSG_DONTWAIT)
+    return data, cqes
+
+
+def cancel_all(ring: Ring) -> list[CQE]:
+    """Cancel what is in flight; the completions of what was."""
+    ring.prep_cancel(flags=CancelFlags.ANY | CancelFlags.ALL, user_data="cancel_all")
+    cqes = finish(ring, ring.statistics().in_flight)
+    return [cqe for cqe in cqes if cqe.user_data != "cancel_all"]
+
+
+def until_last(ring: Ring) -> list[CQE]:
+    """Submit, and take the completions of the one multishot in flight, to its last."""
+    ring.submit()
+    taken = [ring.copy_cqe(timeout=5)]
+    while taken[-1].more:
+        taken.append(ring.copy_cqe(timeout=5))
+    return taken
+
+
+@contextlib.contextmanager
+def udp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two bound datagram sockets, not connected."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+    ):
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        yield one, other
+
+
+def fill(sock: socket.socket) -> int:
+    """Send until nothing more fits; how much did."""
+    sent = 0
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += sock.send(bytes(1 << 16))
+    sock.setblocking(True)
+    return sent
+
+
+def read_exactly(sock: socket.socket, count: int) -> bytes:
+    """And no byte more; fewer at the end of the stream."""
+    data = b""
+    sock.settimeout(10)
+    while len(data) < count and (part := sock.recv(count - len(data))):
+        data += part
+    return data
 
 
 CANCELED = -errno.ECANCELED

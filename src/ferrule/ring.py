@@ -33,6 +33,7 @@ from ferrule._core.ring import (
     Params,
     PooledBuffer,
     Probe,
+    ReceivedMessage,
     RegisteredBuffer,
     Ring,
     RingStatistics,
@@ -73,6 +74,7 @@ __all__ = [
     "PollFlags",
     "PooledBuffer",
     "Probe",
+    "ReceivedMessage",
     "RecvSendFlags",
     "RegisteredBuffer",
     "RenameFlags",
@@ -81,6 +83,7 @@ __all__ = [
     "RingStatistics",
     "SQE",
     "SetupFlags",
+    "SocketOp",
     "SpliceFlags",
     "SqFlags",
     "SqeFlags",
@@ -410,21 +413,33 @@ class CancelFlags(IntFlag):
 
 
 class RecvSendFlags(IntFlag):
-    """SQE.ioprio of sends and receives."""
+    """`ioprio` and `zc_flags` of sends and receives; the prep_ methods set the others."""
 
-    POLL_FIRST = 1 << 0
+    POLL_FIRST = 1 << 0  # 5.19
     RECV_MULTISHOT = 1 << 1
     FIXED_BUF = 1 << 2
-    SEND_ZC_REPORT_USAGE = 1 << 3
-    BUNDLE = 1 << 4
+    SEND_ZC_REPORT_USAGE = 1 << 3  # 6.2
+    BUNDLE = 1 << 4  # 6.10
+    SEND_VECTORIZED = 1 << 5
 
 
 class AcceptFlags(IntFlag):
-    """SQE.ioprio of accepts."""
+    """`ioprio` of accepts; the prep_ methods set MULTISHOT."""
 
     MULTISHOT = 1 << 0
-    DONTWAIT = 1 << 1
-    POLL_FIRST = 1 << 2
+    DONTWAIT = 1 << 1  # 6.10
+    POLL_FIRST = 1 << 2  # 6.10
+
+
+class SocketOp(IntEnum):
+    """What prep_cmd_sock does to a socket."""
+
+    SIOCINQ = 0  # 6.7
+    SIOCOUTQ = 1  # 6.7
+    GETSOCKOPT = 2  # 6.7
+    SETSOCKOPT = 3  # 6.7
+    TX_TIMESTAMP = 4  # 6.17
+    GETSOCKNAME = 5  # 6.19
 
 
 class MsgRingFlags(IntFlag):

@@ -12,6 +12,7 @@ class _HasFileno(Protocol):
 _FileLike: TypeAlias = int | _HasFileno
 _StrOrBytesPath: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
 _WritableBuffer: TypeAlias = Buffer
+_SendBuffer: TypeAlias = Buffer | list[Buffer] | tuple[Buffer, ...]
 _Address: TypeAlias = tuple[Any, ...] | _StrOrBytesPath
 
 SETUP_LADDER: tuple[int, ...]
@@ -28,6 +29,12 @@ class RingStatistics(NamedTuple):
 
 class Message(NamedTuple):
     nbytes: int
+    ancdata: list[tuple[int, int, bytes]]
+    msg_flags: int
+    address: Any
+
+class ReceivedMessage(NamedTuple):
+    data: bytes | memoryview
     ancdata: list[tuple[int, int, bytes]]
     msg_flags: int
     address: Any
@@ -54,6 +61,7 @@ class Params:
 OPERATIONS: tuple[tuple[str, str], ...]
 REGISTRATIONS: tuple[tuple[str, str], ...]
 
+def _hide_features(ring: Ring, features: int) -> None: ...
 def _hide_operations(opcodes: Iterable[int]) -> list[int]: ...
 def _show_operations(opcodes: Iterable[int]) -> None: ...
 def leaked_operations() -> int: ...
@@ -121,6 +129,8 @@ class CQE:
     @property
     def notification(self) -> bool: ...
     @property
+    def copied(self) -> bool | None: ...
+    @property
     def buffer_more(self) -> bool: ...
     @property
     def buffer_id(self) -> int | None: ...
@@ -128,6 +138,8 @@ class CQE:
     def address(self) -> Any: ...
     @property
     def message(self) -> Message | None: ...
+    @property
+    def option(self) -> int | bytes | None: ...
     @property
     def stat(self) -> StatResult | None: ...
     @property
@@ -537,12 +549,46 @@ class FileOperations(Operations):
     ) -> SQE: ...
 
 class SocketOperations(FileOperations):
-    def prep_accept(self, file: _FileLike, flags: int = ..., *, user_data: object = ...) -> SQE: ...
-    def prep_multishot_accept(
-        self, file: _FileLike, flags: int = ..., *, user_data: object = ...
+    def prep_socket(
+        self, domain: int, type: int, protocol: int = ..., *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_socket_direct(
+        self,
+        domain: int,
+        type: int,
+        protocol: int = ...,
+        file_index: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_socket_direct_alloc(
+        self, domain: int, type: int, protocol: int = ..., *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_bind(self, file: _FileLike, address: _Address, *, user_data: object = ...) -> SQE: ...
+    def prep_listen(
+        self, file: _FileLike, backlog: int = ..., *, user_data: object = ...
     ) -> SQE: ...
     def prep_connect(
         self, file: _FileLike, address: _Address, *, user_data: object = ...
+    ) -> SQE: ...
+    def prep_shutdown(self, file: _FileLike, how: int, *, user_data: object = ...) -> SQE: ...
+    def prep_accept(
+        self, file: _FileLike, flags: int = ..., *, ioprio: int = ..., user_data: object = ...
+    ) -> SQE: ...
+    def prep_accept_direct(
+        self,
+        file: _FileLike,
+        flags: int = ...,
+        file_index: int = ...,
+        *,
+        ioprio: int = ...,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_multishot_accept(
+        self, file: _FileLike, flags: int = ..., *, ioprio: int = ..., user_data: object = ...
+    ) -> SQE: ...
+    def prep_multishot_accept_direct(
+        self, file: _FileLike, flags: int = ..., *, ioprio: int = ..., user_data: object = ...
     ) -> SQE: ...
     def prep_recv(
         self,
@@ -550,22 +596,18 @@ class SocketOperations(FileOperations):
         buffer: _WritableBuffer | None,
         flags: int = ...,
         *,
+        ioprio: int = ...,
         user_data: object = ...,
     ) -> SQE: ...
     def prep_recv_multishot(
-        self, file: _FileLike, group: BufferRing | int, flags: int = ..., *, user_data: object = ...
-    ) -> SQE: ...
-    def prep_send(
-        self, file: _FileLike, buffer: Buffer | None, flags: int = ..., *, user_data: object = ...
-    ) -> SQE: ...
-    def prep_sendmsg(
         self,
         file: _FileLike,
-        buffers: Iterable[Buffer],
-        ancdata: Iterable[tuple[int, int, Buffer]] = ...,
+        group: BufferRing | int,
         flags: int = ...,
-        address: _Address | None = ...,
         *,
+        ioprio: int = ...,
+        length: int = ...,
+        limit: int = ...,
         user_data: object = ...,
     ) -> SQE: ...
     def prep_recvmsg(
@@ -575,7 +617,124 @@ class SocketOperations(FileOperations):
         ancbufsize: int = ...,
         flags: int = ...,
         *,
+        ioprio: int = ...,
         user_data: object = ...,
+    ) -> SQE: ...
+    def prep_recvmsg_multishot(
+        self,
+        file: _FileLike,
+        group: BufferRing | int,
+        ancbufsize: int = ...,
+        flags: int = ...,
+        *,
+        namelen: int = ...,
+        ioprio: int = ...,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_recv_zc(
+        self,
+        file: _FileLike,
+        ifq: int,
+        length: int = ...,
+        *,
+        ioprio: int = ...,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_send(
+        self,
+        file: _FileLike,
+        buffer: _SendBuffer | None,
+        flags: int = ...,
+        *,
+        ioprio: int = ...,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_sendto(
+        self,
+        file: _FileLike,
+        buffer: _SendBuffer,
+        address: _Address,
+        flags: int = ...,
+        *,
+        ioprio: int = ...,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_send_bundle(
+        self,
+        file: _FileLike,
+        group: BufferRing | int,
+        flags: int = ...,
+        *,
+        ioprio: int = ...,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_send_zc(
+        self,
+        file: _FileLike,
+        buffer: _SendBuffer,
+        flags: int = ...,
+        zc_flags: int = ...,
+        address: _Address | None = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_send_zc_fixed(
+        self,
+        file: _FileLike,
+        buffer: Buffer,
+        flags: int = ...,
+        zc_flags: int = ...,
+        buf_index: int | None = ...,
+        address: _Address | None = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_sendmsg(
+        self,
+        file: _FileLike,
+        buffers: Iterable[Buffer],
+        ancdata: Iterable[tuple[int, int, Buffer]] = ...,
+        flags: int = ...,
+        address: _Address | None = ...,
+        *,
+        ioprio: int = ...,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_sendmsg_zc(
+        self,
+        file: _FileLike,
+        buffers: Iterable[Buffer],
+        ancdata: Iterable[tuple[int, int, Buffer]] = ...,
+        flags: int = ...,
+        address: _Address | None = ...,
+        zc_flags: int = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_sendmsg_zc_fixed(
+        self,
+        file: _FileLike,
+        buffers: Iterable[Buffer],
+        ancdata: Iterable[tuple[int, int, Buffer]] = ...,
+        flags: int = ...,
+        address: _Address | None = ...,
+        zc_flags: int = ...,
+        buf_index: int | None = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_cmd_sock(
+        self,
+        cmd_op: int,
+        file: _FileLike,
+        level: int = ...,
+        optname: int = ...,
+        value: int | Buffer | None = ...,
+        *,
+        user_data: object = ...,
+    ) -> SQE: ...
+    def prep_cmd_getsockname(
+        self, file: _FileLike, peer: bool = ..., *, user_data: object = ...
     ) -> SQE: ...
 
 class SystemOperations(SocketOperations):
@@ -716,6 +875,8 @@ class BufferRing:
     def get(self, which: int | CQE, length: int | None = None) -> memoryview: ...
     def views(self, cqe: CQE) -> list[memoryview]: ...
     def take(self, cqe: CQE) -> bytes: ...
+    def get_message(self, cqe: CQE) -> ReceivedMessage: ...
+    def take_message(self, cqe: CQE) -> ReceivedMessage: ...
     def available(self) -> int: ...
     def head(self) -> int: ...
     @property

@@ -39,6 +39,7 @@ cdef enum:
     MAX_ENTRIES = 32768
     MAX_RW_COUNT = 0x7ffff000
     MAX_CONTROL = 1 << 20
+    MAX_OPTION = 1 << 16
     BATCH = 128
 
 # Kernel user_data: bit 63 marks a message from another ring, bit 62 what is the ring's own and no
@@ -474,7 +475,7 @@ cdef class Ring(Registrations):
             old = detach(op)
         self.hidden -= op.hidden
         op.user_data = NULL
-        op.live = op.hidden = op.direct = False
+        op.live = op.hidden = op.direct = op.succeeded = False
         op.opcode = URING_OP_NOP
         op.generation = (op.generation + 1) & GENERATIONS
         op.next_free = self.free_slot
@@ -712,6 +713,9 @@ cdef class Ring(Registrations):
         if op == NULL:
             return (raw.user_data == KEY_INTERNAL
                     or batch_find(&self.batches, raw.user_data) != NULL)
+        if raw.flags & URING_CQE_F_NOTIF:
+            # Its res is no errno.  After an error, which said `more`, it is shown.
+            return op.succeeded
         return op.hidden and (raw.res >= 0 or op.opcode == URING_OP_LINK_TIMEOUT)
 
     # How many completions wait for the caller: the first ones in the queue, and maybe all.
@@ -810,7 +814,9 @@ cdef class Ring(Registrations):
         cqe.opcode = op.opcode
         if op.user_data != NULL:
             cqe.given = <object>op.user_data
-        if op.block != NULL and not raw.flags & URING_CQE_F_MORE:
+        # Those of a multishot that are not its last share its block only to be unpacked by it.
+        if op.block != NULL and (not raw.flags & URING_CQE_F_MORE
+                                 or raw.flags & URING_CQE_F_BUFFER):
             cqe.block = <bytes>op.block
         if raw.flags & URING_CQE_F_BUFFER and op.group != NULL:
             cqe.buffer_start = self.count_buffers(raw, op)
@@ -821,11 +827,15 @@ cdef class Ring(Registrations):
             self.front_start = (<BufferRing>op.group).consume(raw.res, raw.flags)
         return self.front_start
 
-    # A completion that nobody sees: its buffers go back to the kernel.
+    # A completion that nobody sees: its buffers go back to the kernel, but not those that were
+    # sent, which it would send again.
     cdef void lose(self, uring_cqe *raw) noexcept:
         cdef Operation *op = self.find(raw.user_data)
         if op != NULL and raw.flags & URING_CQE_F_BUFFER and op.group != NULL:
-            (<BufferRing>op.group).discard(raw.res, raw.flags)
+            if op.opcode == URING_OP_SEND:
+                (<BufferRing>op.group).consume(raw.res, raw.flags)
+            else:
+                (<BufferRing>op.group).discard(raw.res, raw.flags)
         self.settle(raw, op)
 
     # The bookkeeping of a completion that was taken out of the queue.
@@ -835,7 +845,9 @@ cdef class Ring(Registrations):
             return
         if op.direct and raw.res >= 0:
             self.note_direct(raw, op)
-        if not raw.flags & URING_CQE_F_MORE:
+        if raw.flags & URING_CQE_F_MORE:
+            op.succeeded = op.hidden and raw.res >= 0
+        else:
             self.completed += 1
             self.vacate(op)
 

@@ -17,6 +17,14 @@ cdef extern from "uring_abi.h" nogil:
         uint16_t personality
         uint32_t file_index
         uint64_t addr3
+        # other names of the same places
+        uint32_t cmd_op
+        uint32_t level
+        uint32_t optname
+        uint64_t optval
+        uint32_t optlen
+        uint16_t addr_len
+        uint32_t zcrx_ifq_idx
 
     struct uring_cqe:
         uint64_t user_data
@@ -102,6 +110,12 @@ cdef extern from "uring_abi.h" nogil:
         uint64_t sqe_flags
         uint32_t nr_query_opcodes
 
+    struct uring_recvmsg_out:
+        uint32_t namelen
+        uint32_t controllen
+        uint32_t payloadlen
+        uint32_t flags
+
     struct uring_probe_op:
         uint8_t op
         uint16_t flags
@@ -172,7 +186,12 @@ cdef extern from "uring_abi.h" nogil:
         URING_OP_WAITID, URING_OP_FUTEX_WAIT, URING_OP_FUTEX_WAKE, URING_OP_FUTEX_WAITV
         URING_OP_FIXED_FD_INSTALL, URING_OP_FTRUNCATE, URING_OP_BIND, URING_OP_LISTEN
         URING_OP_RECV_ZC, URING_OP_EPOLL_WAIT, URING_OP_READV_FIXED, URING_OP_WRITEV_FIXED
-        URING_OP_PIPE
+        URING_OP_PIPE, URING_OP_NOP128
+
+    enum:
+        URING_SEND_VECTORIZED, URING_NOTIF_USAGE_ZC_COPIED, URING_SOCKET_SIOCINQ
+        URING_SOCKET_SIOCOUTQ, URING_SOCKET_GETSOCKOPT, URING_SOCKET_SETSOCKOPT
+        URING_SOCKET_TX_TIMESTAMP, URING_SOCKET_GETSOCKNAME
 
 cdef extern from "ring.h" nogil:
     struct ring:

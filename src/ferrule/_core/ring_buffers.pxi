@@ -249,6 +249,22 @@ cdef class BufferRing:
         self.recycle(*self.ended_by(cqe))
         return data
 
+    def get_message(self, CQE cqe not None):
+        """What a completion of prep_recvmsg_multishot brought, as socket.recvmsg returns it:
+        ReceivedMessage(data, ancdata, msg_flags, address); the data is a memoryview of the
+        buffer."""
+        cdef uint32_t bid, start, size
+        [(bid, start, size)] = self.pieces_of(cqe)
+        return unpack_message(
+            cqe, self.get(cqe), self.memory + bid * <size_t>self.buffer_size + start, size)
+
+    def take_message(self, CQE cqe not None):
+        """get_message() with the data as bytes; a buffer that ended with it is recycled."""
+        message = self.get_message(cqe)
+        message = message._replace(data=bytes(message.data))
+        self.recycle(cqe)
+        return message
+
     def available(self):
         """How many buffers are with the kernel, those included of which a part is used."""
         cdef uint32_t i, count = 0

@@ -31,6 +31,14 @@ cdef struct MessageBlock:
     # the iovecs follow, then the control data
 
 
+# Of a socket command; the value or the address follows.
+cdef struct CommandBlock:
+    uint32_t command
+    socklen_t size           # of what follows; the kernel updates an address's
+    uint32_t asked           # how many bytes of an option the caller wants; 0: an int
+    uint32_t pad
+
+
 cdef inline double seconds(statx_timestamp t) noexcept:
     return <double>t.tv_sec + 1e-9 * <double>t.tv_nsec
 
@@ -138,11 +146,10 @@ cdef class StatResult:
                 f"st_size={self.st_size}, st_mtime={self.st_mtime})")
 
 
-cdef object message_of(bytes block, int32_t res):
-    cdef MessageBlock *m = <MessageBlock *>PyBytes_AS_STRING(block)
-    cdef cmsghdr *c = CMSG_FIRSTHDR(&m.header)
+cdef list control_of(msghdr *header):
+    cdef cmsghdr *c = CMSG_FIRSTHDR(header)
     cdef Py_ssize_t n, left
-    cdef char *end = <char *>m.header.msg_control + m.header.msg_controllen
+    cdef char *end = <char *>header.msg_control + header.msg_controllen
     cdef list control = []
     while c != NULL:
         n = c.cmsg_len - CMSG_LEN(0)
@@ -151,9 +158,56 @@ cdef object message_of(bytes block, int32_t res):
         if n < 0 or left < 0:
             break
         control.append((c.cmsg_level, c.cmsg_type, (<char *>CMSG_DATA(c))[:min(n, left)]))
-        c = CMSG_NXTHDR(&m.header, c)
+        c = CMSG_NXTHDR(header, c)
+    return control
+
+
+cdef object message_of(bytes block, int32_t res):
+    cdef MessageBlock *m = <MessageBlock *>PyBytes_AS_STRING(block)
     address = get_address(&m.name, min(m.header.msg_namelen, sizeof(sockaddr_storage)))
-    return Message(res, control, m.header.msg_flags, address)
+    return Message(res, control_of(&m.header), m.header.msg_flags, address)
+
+
+# Whether a recvmsg is multishot, and the caller's message lies in a provided buffer.
+cdef inline bint is_multishot(bytes block) noexcept:
+    return (<MessageBlock *>PyBytes_AS_STRING(block)).header.msg_iov == NULL
+
+
+# What multishot recvmsg wrote to a buffer: header, name, control data, payload.  The buffer is
+# memory that others may write to, so no length in it is believed.
+cdef object unpack_message(CQE cqe, object view, const char *memory, size_t size):
+    cdef uring_recvmsg_out out
+    cdef sockaddr_storage name
+    cdef msghdr header
+    cdef msghdr *asked
+    cdef bytes control
+    cdef size_t start
+    if cqe.block is None or cqe.opcode != URING_OP_RECVMSG or not is_multishot(cqe.block):
+        raise ValueError("this completion is not one of prep_recvmsg_multishot")
+    asked = &(<MessageBlock *>PyBytes_AS_STRING(cqe.block)).header
+    start = sizeof(out) + asked.msg_namelen + asked.msg_controllen
+    if size < start:
+        raise ValueError(f"{size} bytes cannot begin with a message's header")
+    memcpy(&out, memory, sizeof(out))
+    memory += sizeof(out)
+    memset(&name, 0, sizeof(name))
+    memcpy(&name, memory, min(out.namelen, asked.msg_namelen))
+    address = get_address(&name, out.namelen if out.namelen <= asked.msg_namelen else 0)
+    memory += asked.msg_namelen
+    control = memory[:min(out.controllen, asked.msg_controllen)]  # aligned, which the buffer is not
+    memset(&header, 0, sizeof(header))
+    header.msg_control = PyBytes_AS_STRING(control)
+    header.msg_controllen = len(control)
+    data = view[start:start + min(out.payloadlen, size - start)]
+    return ReceivedMessage(data, control_of(&header), <int>out.flags, address)
+
+
+class ReceivedMessage(NamedTuple):
+    """What multishot recvmsg received, in the order that socket.recvmsg returns it."""
+    data: object
+    ancdata: list
+    msg_flags: int
+    address: object
 
 
 class Message(NamedTuple):
@@ -173,7 +227,7 @@ cdef class CQE:
                 ring (prep_msg_ring): the int that was sent.
     is_tag      whether this is no operation's, but says that a registered file or buffer is free:
                 user_data is the tag it was registered with
-    res         the result; below 0 it is -errno
+    res         the result; below 0 it is -errno, but for a notification
     flags       CqeFlags bits, the buffer id in the upper half
     opcode      of the operation (Op); Op.NOP for a message
     """
@@ -211,8 +265,8 @@ cdef class CQE:
 
     @property
     def ok(self):
-        """Whether the operation succeeded."""
-        return self.res >= 0
+        """Whether the operation succeeded.  A notification is no failure, whatever its res."""
+        return self.res >= 0 or (self.flags & URING_CQE_F_NOTIF) != 0
 
     @property
     def more(self):
@@ -230,6 +284,14 @@ cdef class CQE:
         return (self.flags & URING_CQE_F_NOTIF) != 0
 
     @property
+    def copied(self):
+        """Of a notification: whether the zero-copy send had to copy after all.  Told only to those
+        that asked with SEND_ZC_REPORT_USAGE.  Of any other completion: None."""
+        if self.flags & URING_CQE_F_NOTIF:
+            return (<uint32_t>self.res & URING_NOTIF_USAGE_ZC_COPIED) != 0
+        return None
+
+    @property
     def buffer_more(self):
         """Whether more of the same provided buffer will be used (incremental rings)."""
         return (self.flags & URING_CQE_F_BUF_MORE) != 0
@@ -243,7 +305,7 @@ cdef class CQE:
 
     def raise_for_error(self):
         """Return res, or raise the OSError that it stands for, with its path or its two paths."""
-        if self.res >= 0:
+        if self.ok:
             return self.res
         # Interrupted splices and opens let slip what the kernel says to itself: restart this call.
         err = EINTR if 512 <= -self.res <= 516 else -self.res
@@ -273,21 +335,45 @@ cdef class CQE:
 
     @property
     def address(self):
-        """The peer's address after an accept or a recvmsg, as the socket module gives it."""
+        """The peer's address after an accept or a recvmsg, a socket's after prep_cmd_getsockname,
+        as the socket module gives it; else None."""
         cdef AcceptBlock *a
+        cdef CommandBlock *c
         if self.res < 0 or self.block is None:
             return None
         if self.opcode == URING_OP_ACCEPT:
             a = <AcceptBlock *>PyBytes_AS_STRING(self.block)
             return get_address(&a.address, min(a.size, sizeof(sockaddr_storage)))
-        if self.opcode == URING_OP_RECVMSG:
+        if self.opcode == URING_OP_RECVMSG and not is_multishot(self.block):
             return message_of(self.block, self.res).address
+        if self.opcode == URING_OP_URING_CMD:
+            c = <CommandBlock *>PyBytes_AS_STRING(self.block)
+            if c.command == URING_SOCKET_GETSOCKNAME:
+                return get_address(
+                    <sockaddr_storage *>(c + 1), min(c.size, sizeof(sockaddr_storage)))
         return None
 
     @property
+    def option(self):
+        """After prep_cmd_sock with GETSOCKOPT: the value, an int or bytes as asked for; else
+        None."""
+        cdef CommandBlock *c
+        if self.res < 0 or self.block is None or self.opcode != URING_OP_URING_CMD:
+            return None
+        c = <CommandBlock *>PyBytes_AS_STRING(self.block)
+        if c.command != URING_SOCKET_GETSOCKOPT:
+            return None
+        if c.asked == 0:
+            return (<int *>(c + 1))[0]
+        return (<char *>(c + 1))[:min(<uint32_t>self.res, c.asked)]
+
+    @property
     def message(self):
-        """After a recvmsg: Message(nbytes, ancdata, msg_flags, address); else None."""
+        """After a recvmsg: Message(nbytes, ancdata, msg_flags, address); else None.  For those of
+        prep_recvmsg_multishot see BufferRing.take_message."""
         if self.res < 0 or self.block is None or self.opcode != URING_OP_RECVMSG:
+            return None
+        if is_multishot(self.block):
             return None
         return message_of(self.block, self.res)
 

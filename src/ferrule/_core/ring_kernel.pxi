@@ -90,6 +90,18 @@ cdef inline int need(uint8_t witness, str what, str since) except -1:
     return 0
 
 
+# For a variant that came in the same Linux as a feature.
+cdef inline int need_feature(Ring ring, uint32_t feature, str what, str since) except -1:
+    if not ring.r.features & feature:
+        raise lacking(what, since)
+    return 0
+
+
+def _hide_features(Ring ring, uint32_t features):
+    """For tests: let these features seem missing for a ring."""
+    ring.r.features &= ~features
+
+
 def _hide_operations(opcodes):
     """For tests: let these opcodes seem missing.  Returns those that were there."""
     found = [opcode for opcode in opcodes if kernel_has[<uint8_t>opcode]]

@@ -17,6 +17,7 @@ cdef struct Operation:
     bint live            # between prep and the last completion
     bint exported        # view is in use
     bint hidden          # CQE_SKIP_SUCCESS: its success is consumed inside the ring
+    bint succeeded       # hidden, and a success of it was consumed: so is its notification
     bint direct          # the result is a slot of the file table, not a descriptor
 
 
@@ -173,6 +174,12 @@ cdef inline uint64_t file_offset(long long offset) except? 0xffffffffffffffff:
     if offset < -1:
         raise ValueError(f"offset must be at least 0, or -1 for the file's position, not {offset}")
     return <uint64_t>offset
+
+
+cdef int check_control(Py_ssize_t ancbufsize) except -1:
+    if not 0 <= ancbufsize <= MAX_CONTROL:
+        raise ValueError("invalid ancillary data buffer length")
+    return 0
 
 
 # msghdr, name, iovecs and control data in one piece.

@@ -26,7 +26,7 @@ struct uring_sqe {
     uint64_t user_data;
     union { uint16_t buf_index; uint16_t buf_group; };
     uint16_t personality;
-    union { int32_t splice_fd_in; uint32_t file_index; uint32_t optlen; struct { uint16_t addr_len; uint16_t pad3; }; };
+    union { int32_t splice_fd_in; uint32_t file_index; uint32_t optlen; uint32_t zcrx_ifq_idx; struct { uint16_t addr_len; uint16_t pad3; }; };
     union { uint64_t addr3; uint64_t optval; };
     uint64_t pad2;
 };
@@ -110,6 +110,9 @@ struct uring_query_opcodes {
     uint32_t nr_query_opcodes, pad;
 };
 
+/* What multishot recvmsg writes before the name, the control data and the payload. */
+struct uring_recvmsg_out { uint32_t namelen, controllen, payloadlen, flags; };
+
 struct uring_probe_op { uint8_t op, resv; uint16_t flags; uint32_t resv2; };
 
 struct uring_probe {
@@ -134,6 +137,7 @@ _Static_assert(sizeof(struct uring_rsrc_register) == 32, "rsrc_register is 32 by
 _Static_assert(sizeof(struct uring_rsrc_update2) == 32, "rsrc_update2 is 32 bytes");
 _Static_assert(sizeof(struct uring_clone_buffers) == 32, "clone_buffers is 32 bytes");
 _Static_assert(sizeof(struct uring_file_index_range) == 16, "file_index_range is 16 bytes");
+_Static_assert(sizeof(struct uring_recvmsg_out) == 16, "recvmsg_out is 16 bytes");
 
 #define URING_MAX_ENTRIES 32768u
 #define URING_MAX_CQ_ENTRIES 65536u
@@ -237,7 +241,7 @@ enum uring_op {
     URING_OP_SENDMSG_ZC, URING_OP_READ_MULTISHOT, URING_OP_WAITID, URING_OP_FUTEX_WAIT,
     URING_OP_FUTEX_WAKE, URING_OP_FUTEX_WAITV, URING_OP_FIXED_FD_INSTALL, URING_OP_FTRUNCATE,
     URING_OP_BIND, URING_OP_LISTEN, URING_OP_RECV_ZC, URING_OP_EPOLL_WAIT, URING_OP_READV_FIXED,
-    URING_OP_WRITEV_FIXED, URING_OP_PIPE
+    URING_OP_WRITEV_FIXED, URING_OP_PIPE, URING_OP_NOP128 /* 6.19 */
 };
 _Static_assert(URING_OP_OPENAT == 18 && URING_OP_OPENAT2 == 28 && URING_OP_MSG_RING == 40
                && URING_OP_PIPE == 62, "opcode numbers are ABI");
@@ -266,9 +270,17 @@ _Static_assert(URING_OP_OPENAT == 18 && URING_OP_OPENAT2 == 28 && URING_OP_MSG_R
 #define URING_RECVSEND_FIXED_BUF (1u << 2)
 #define URING_SEND_ZC_REPORT_USAGE (1u << 3)
 #define URING_RECVSEND_BUNDLE (1u << 4)
+#define URING_SEND_VECTORIZED (1u << 5)
+#define URING_NOTIF_USAGE_ZC_COPIED (1u << 31) /* res of a notification */
 #define URING_ACCEPT_MULTISHOT (1u << 0)
 #define URING_ACCEPT_DONTWAIT (1u << 1)
 #define URING_ACCEPT_POLL_FIRST (1u << 2)
+#define URING_SOCKET_SIOCINQ 0
+#define URING_SOCKET_SIOCOUTQ 1
+#define URING_SOCKET_GETSOCKOPT 2
+#define URING_SOCKET_SETSOCKOPT 3
+#define URING_SOCKET_TX_TIMESTAMP 4
+#define URING_SOCKET_GETSOCKNAME 5
 #define URING_MSG_DATA 0
 #define URING_MSG_SEND_FD 1
 #define URING_MSG_RING_CQE_SKIP (1u << 0)
