@@ -1224,3 +1224,120 @@ def test_limit_of_locked_memory_does_not_matter_to_a_root_user():
             ring.register_buffers([bytearray(1 << 20)])
     finally:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
+
+
+# ---- everything at once -------------------------------------------------------------------------
+
+
+class Juggler:
+    """Does what it likes with a ring's table of buffers, and knows what must come of it."""
+
+    def __init__(self, ring, other, seed):
+        self.ring, self.other = ring, other
+        self.chance = random.Random(seed)
+        self.buffers = [bytearray(64) for _ in range(6)]
+        self.registered = []
+        self.given_tags = 0
+        self.tags = []
+        self.pipes = []          # (read end, write end, buffer) of each read in flight
+        self.views = []
+
+    def new_tags(self, count):
+        first = self.given_tags
+        self.given_tags += count
+        return [("tag", number) for number in range(first, first + count)]
+
+    def step(self):
+        self.chance.choice([self.register, self.update, self.update, self.unregister, self.clone,
+                            self.read, self.read, self.read, self.feed, self.feed, self.cancel,
+                            self.view, self.forget])()
+        self.take(self.ring.copy_cqes())
+
+    def take(self, cqes):
+        for cqe in cqes:
+            if cqe.is_tag:
+                self.tags.append(cqe.user_data)
+            elif isinstance(cqe.user_data, tuple):
+                assert cqe.res in (3, CANCELED)
+                self.end(cqe.user_data)
+
+    def end(self, pipe):
+        self.pipes.remove(pipe)
+        os.close(pipe[0])
+        os.close(pipe[1])
+
+    def register(self):
+        if not self.registered:
+            chosen = self.chance.sample(self.buffers, 4)
+            self.registered = self.ring.register_buffers_tags(chosen, self.new_tags(4))
+
+    def update(self):
+        if self.registered:
+            place = self.chance.randrange(4)
+            self.registered[place:place + 1] = self.ring.register_buffers_update_tag(
+                place, [self.chance.choice(self.buffers)], self.new_tags(1))
+
+    def unregister(self):
+        if self.registered:
+            self.ring.unregister_buffers()
+            self.registered = []
+
+    def clone(self):
+        if self.registered:
+            self.other.register_clone_buffers(self.ring, flags=CloneFlags.DST_REPLACE)
+            if self.chance.random() < 0.5:
+                self.other.unregister_buffers()
+
+    def read(self):
+        if self.registered and len(self.pipes) < 12:
+            ends = os.pipe()
+            start = self.chance.randrange(60)
+            sqe = self.ring.prep_read_fixed(
+                ends[0], self.chance.choice(self.registered)[start:start + 3], user_data=ends)
+            self.pipes.append(ends)
+            hand_over(self.ring)
+            assert sqe.submitted
+
+    def feed(self):
+        if self.pipes:
+            os.write(self.chance.choice(self.pipes)[1], b"abc")
+            self.ring.get_events()
+
+    def cancel(self):
+        if self.pipes:
+            self.ring.prep_cancel(self.chance.choice(self.pipes), user_data="cancel")
+            hand_over(self.ring)
+
+    def view(self):
+        if self.registered:
+            self.views.append(self.chance.choice(self.registered)[1:2])
+
+    def forget(self):
+        self.views = self.views[:1]
+        if self.chance.random() < 0.2:
+            gc.collect()
+
+    def finish(self):
+        self.unregister()
+        if self.other is not None:
+            self.other.close()
+        self.views.clear()
+        for pipe in self.pipes:
+            os.write(pipe[1], b"abc")
+        while self.pipes or len(self.tags) < self.given_tags:
+            cqes = self.ring.copy_cqes(100, 1, 5)
+            assert cqes, f"{len(self.pipes)} reads and {self.given_tags - len(self.tags)} tags miss"
+            self.take(cqes)
+        assert sorted(self.tags) == [("tag", number) for number in range(self.given_tags)]
+        assert all(is_resizable(buffer) for buffer in self.buffers)
+
+
+@each_setup
+def test_in_whatever_order_every_tag_comes_once_and_every_buffer_is_let_go(flags):
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    with clean_ring(64, flags=flags) as ring, Ring(1, flags=flags) as other:
+        juggler = Juggler(ring, other, seed)
+        for _ in range(400):
+            juggler.step()
+        juggler.finish()
