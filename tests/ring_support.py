@@ -2,10 +2,13 @@
 
 import contextlib
 import errno
+import os
+import signal
 import socket
+import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -102,6 +105,22 @@ def results(cqes: list[CQE]) -> dict[object, int]:
     """res by user_data, for completions whose order is not defined."""
     assert len({cqe.user_data for cqe in cqes}) == len(cqes)
     return {cqe.user_data: cqe.res for cqe in cqes}
+
+
+def in_child(work: Callable[[], object]) -> None:
+    """Run `work` in a forked child; its failure is ours."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            signal.alarm(20)
+            work()
+            status = 0
+        except BaseException as error:
+            sys.stderr.write(f"child: {error!r}\n")
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @contextlib.contextmanager

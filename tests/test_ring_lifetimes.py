@@ -18,7 +18,15 @@ import weakref
 import pytest
 
 from ferrule.ring import Ring, SetupFlags, SqeFlags, leaked_operations
-from ring_support import DEFER, clean_ring, each_setup, finish, results, unavailable
+from ring_support import (
+    DEFER,
+    clean_ring,
+    each_setup,
+    finish,
+    in_child,
+    results,
+    unavailable,
+)
 
 
 class Token:
@@ -684,22 +692,6 @@ def run_python(program: str) -> subprocess.CompletedProcess[str]:
 
 
 # ---- fork -------------------------------------------------------------------------------------
-
-
-def in_child(work) -> None:
-    """Run `work` in a forked child; its failure is ours."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            signal.alarm(20)
-            work()
-            status = 0
-        except BaseException as error:
-            sys.stderr.write(f"child: {error!r}\n")
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @each_setup

@@ -11,11 +11,14 @@ import time
 
 import pytest
 
+import seccomp
+from ferrule._core.ring import _explain_refusal
 from ferrule.ring import (
     BufferRingFlags,
     CqeFlags,
     NopFlags,
     NotSupported,
+    Op,
     Params,
     Ring,
     SetupFlags,
@@ -29,6 +32,7 @@ from ring_support import (
     clean_ring,
     finish,
     hand_over,
+    in_child,
     parameter,
     results,
     unavailable,
@@ -640,3 +644,136 @@ def test_set_up_flag_that_does_not_exist_is_refused():
 def test_submissions_from_the_first_place_only_are_not_supported():
     with pytest.raises(NotSupported, match=r"SQ_REWIND \(Linux 7\.0\)"):
         Ring.from_params(8, Params(SetupFlags.SQ_REWIND | SetupFlags.NO_SQARRAY))
+
+
+# ---- refusals that only a filter can make -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (errno.EPERM, r"Operation not permitted: a seccomp filter, as containers have it.*allow "
+                      r"io_uring_setup, io_uring_enter and io_uring_register"),
+        (errno.ENOSYS, r"no io_uring \(Linux 5\.4 .* or a seccomp filter hides it"),
+        (errno.ENOMEM, r"not enough memory.*`ulimit -l`, or use fewer entries"),
+        (errno.EMFILE, "no free descriptor; close some, or raise `ulimit -n`"),
+        (errno.ENFILE, "no free descriptor"),
+        (errno.EFAULT, "io_uring set-up failed: Bad address$"),
+        (errno.EINVAL, r"this kernel .* may be too old: CQSIZE 5\.5, CLAMP 5\.6; flags=None finds"),
+    ],
+)
+def test_refused_set_up_names_cause_and_remedy(number, cause):
+    def work():
+        seccomp.fail(seccomp.SETUP, number)
+        with pytest.raises(OSError, match=cause) as caught:
+            Ring(8)
+        assert caught.value.errno == number
+
+    in_child(work)
+
+
+def test_refused_submission_thread_names_the_privilege_it_once_needed():
+    def work():
+        seccomp.fail(seccomp.SETUP, errno.EPERM)
+        with pytest.raises(PermissionError, match=r"before Linux 5\.11 SQPOLL needs CAP_SYS_ADMIN"):
+            Ring(8, flags=SetupFlags.SQPOLL)
+
+    in_child(work)
+
+
+@pytest.mark.parametrize(
+    ("setting", "cause"),
+    [
+        ("1\n", r"io_uring_disabled is 1, .*`sysctl .*=0`, or membership in .*io_uring_group"),
+        ("2\n", "io_uring_disabled is 2, for everybody; `sysctl kernel.io_uring_disabled=0`"),
+        ("0\n", "a seccomp filter"),
+        (None, "a seccomp filter"),  # the setting came with 6.6
+    ],
+)
+def test_refusal_by_the_system_setting_is_told_from_others(setting, cause, tmp_path):
+    if setting is not None:
+        (tmp_path / "io_uring_disabled").write_text(setting)
+    assert re.search(cause, _explain_refusal(tmp_path / "io_uring_disabled"))
+
+
+def test_ladder_goes_down_only_for_flags_that_the_kernel_does_not_know():
+    def work():
+        seccomp.fail(seccomp.SETUP, errno.ENOMEM)
+        with pytest.raises(OSError, match="not enough memory"):
+            Ring(8)
+
+    in_child(work)
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (errno.EAGAIN, "no memory for a request now: take completions, then submit again"),
+        (errno.EBUSY, "completions overflowed: take some"),
+        (errno.EBADR, "a completion was lost for lack of memory: close this ring"),
+        (errno.EINTR, "io_uring_enter: Interrupted system call"),
+        (errno.ENXIO, "io_uring_enter: No such device"),
+        (errno.EOWNERDEAD, r"SQPOLL\) has ended: make another ring"),
+    ],
+)
+def test_failed_submit_says_what_to_do_and_leaves_everything_queued(number, cause):
+    def work():
+        with clean_ring(8) as ring:
+            seccomp.fail(seccomp.ENTER, number, {1: 3})  # to_submit
+            for name in ("one", "two", "three"):
+                ring.prep_nop(name)
+            for call in (ring.submit, lambda: ring.submit_and_wait(1)):
+                with pytest.raises(OSError, match=cause) as caught:
+                    call()
+                assert caught.value.errno == number
+                assert ring.sq_ready() == 3
+            ring.prep_nop("four")
+            assert results(finish(ring, 4)) == dict.fromkeys(("one", "two", "three", "four"), 0)
+
+    in_child(work)
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EBUSY, errno.EBADR])
+def test_failed_wait_raises_and_the_ring_goes_on(number):
+    def work():
+        with clean_ring(8) as ring:
+            seccomp.fail(seccomp.ENTER, number, {2: 3})  # min_complete
+            ring.prep_nop("nop")
+            ring.prep_timeout(0.02, user_data="timeout")
+            with pytest.raises(OSError) as caught:
+                ring.submit_and_wait(3)
+            assert caught.value.errno == number
+            assert ring.sq_ready() == 0  # they were submitted
+            assert results(finish(ring, 2)) == {"nop": 0, "timeout": -errno.ETIME}
+
+    in_child(work)
+
+
+def test_interrupted_wait_goes_on_until_its_time_is_up():
+    def work():
+        with clean_ring(8) as ring:
+            seccomp.fail(seccomp.ENTER, errno.EINTR, {2: 3})
+            started = time.monotonic()
+            assert ring.copy_cqes(3, 3, timeout=0.05) == []
+            assert 0.045 < time.monotonic() - started < 2
+
+    in_child(work)
+
+
+def test_registration_that_an_old_kernel_lacks_is_named(hidden_operations):
+    hidden_operations(Op.READ_MULTISHOT)  # 6.7
+    eventfd, pbuf_status, query = 4, 26, 35
+
+    def work():
+        with clean_ring() as ring:
+            group = ring.register_buf_ring(2, 16)
+            for opcode in (eventfd, pbuf_status, query):
+                seccomp.fail(seccomp.REGISTER, errno.EINVAL, {1: opcode})
+            with pytest.raises(OSError, match=r"^\[Errno 22\] REGISTER_EVENTFD: Invalid argument$"):
+                ring.register_eventfd(0)
+            with pytest.raises(NotSupported, match=r"IORING_REGISTER_PBUF_STATUS needs Linux 6\.8"):
+                group.head()
+            ring.prep_nop()
+            finish(ring)
+
+    in_child(work)

@@ -19,8 +19,8 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from cpython.number cimport PyIndex_Check, PyNumber_Index
 from cpython.object cimport PyObject, PyTypeObject, traverseproc, visitproc
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.errno cimport (EAGAIN, EALREADY, EBADF, EBADFD, EBADR, EBUSY, EEXIST, EFAULT, EINTR,
-                         EINVAL, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSYS, ENXIO, EOPNOTSUPP,
+from libc.errno cimport (EACCES, EAGAIN, EALREADY, EBADF, EBADFD, EBADR, EBUSY, EEXIST, EFAULT,
+                         EINTR, EINVAL, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSYS, ENXIO, EOPNOTSUPP,
                          EOVERFLOW, EPERM, ETIME)
 from libc.string cimport memchr, memcpy, memset, strchr
 
@@ -289,12 +289,12 @@ cdef class Ring(Registrations):
     # The ladder: what this kernel refuses with EINVAL it does not have.
     cdef int climb(self, entries, params, uint32_t common) except -1:
         cdef uint32_t rung
-        for rung in SETUP_LADDER[:-1]:
+        for rung in SETUP_LADDER:
             params.flags = rung | common
-            if self.attempt(entries, params, EINVAL) == 0:
-                return 0
-        params.flags = SETUP_LADDER[-1] | common
-        return self.open(entries, params)
+            # Below the last rung, which has no flags, there is nothing to try.
+            if self.attempt(entries, params, EINVAL if rung else 0) == 0:
+                break
+        return 0
 
     cdef int open(self, entries, params) except -1:
         return self.attempt(entries, params, 0)

@@ -322,6 +322,7 @@ cdef extern from *:
         return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
     }
     """
+    int EOWNERDEAD
     bint FE_FREE_THREADED
     void fe_publish_buffers(uring_buf *bufs, uint16_t tail) noexcept nogil
     void fe_store_release(uint32_t *p, uint32_t v) noexcept nogil

@@ -70,6 +70,25 @@ cdef int query_kernel(uring_query_opcodes *answer) noexcept:
     return header.result if result == 0 else result
 
 
+cdef tuple version(str text):
+    return tuple([int(part) for part in text.split(".")])
+
+
+# Whether the running kernel lacks a registration, so that EINVAL means that and nothing else.  One
+# that does not answer a query is older than 6.18, and than what came with any operation it lacks.
+cdef bint lacks_registration(uint32_t opcode) except -1:
+    cdef uring_query_opcodes answer
+    if query_kernel(&answer) == 0:
+        return opcode >= answer.nr_register_opcodes
+    known = version(REGISTRATIONS[opcode][1])
+    if known >= (6, 18):
+        return True
+    for i, (_, since) in enumerate(OPERATIONS):
+        if not kernel_has[i] and version(since) <= known:
+            return True
+    return False
+
+
 cdef object lacking(str what, str since):
     return NotSupported(EOPNOTSUPP, f"{what} needs Linux {since}; this kernel "
                         f"({os.uname().release}) does not have it")

@@ -226,6 +226,8 @@ cdef object enter_error(int result):
         text = "a completion was lost for lack of memory: close this ring and make another"
     elif err == EBADFD:
         text = "this ring is disabled (R_DISABLED): call enable_rings() first"
+    elif err == EOWNERDEAD:
+        text = "the thread that takes submissions (SQPOLL) has ended: make another ring"
     else:
         text = "io_uring_enter: " + os.strerror(err)
     return OSError(err, text)
@@ -234,7 +236,15 @@ cdef object enter_error(int result):
 cdef object register_error(int err, uint32_t opcode):
     if err == EEXIST:
         return wrong_thread()
-    return OSError(err, f"io_uring_register({opcode}): {os.strerror(err)}")
+    name, since = REGISTRATIONS[opcode]
+    if err == EINVAL and lacks_registration(opcode):
+        return lacking("IORING_" + name, since)
+    text = f"{name}: {os.strerror(err)}"
+    if err == EACCES:
+        text += ": the restrictions of this ring do not allow it"
+    elif err == EBADFD:
+        text += ": only for a ring made with R_DISABLED, until enable_rings()"
+    return OSError(err, text)
 
 
 cdef object registered_fd(object file):
