@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import threading
 import time
 import weakref
@@ -979,6 +980,34 @@ def test_close_of_more_than_the_queues_hold(flags, pair):
         queue.close()
         assert ring.statistics().in_flight == 0
         assert ring.cq_ready() == 0
+
+
+def forbid_sync_cancel(ring):
+    """Let a ring refuse it, as kernels before 6.0 do, by way of IORING_REGISTER_RESTRICTIONS."""
+    register_op, sqe_op, enable_rings, register_restrictions = 0, 1, 12, 11
+    allowed = [(register_op, enable_rings), (sqe_op, Op.RECV), (sqe_op, Op.ASYNC_CANCEL)]
+    block = b"".join(struct.pack("HBx12x", *what) for what in allowed)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(427, ring.fd, register_restrictions, block, len(allowed)) < 0:
+        pytest.skip(f"no restrictions here: {os.strerror(ctypes.get_errno())}")
+    ring.enable_rings()
+
+
+@pytest.mark.parametrize("what", ["ring", "queue"])
+def test_close_cancels_by_queue_entries_where_the_kernel_knows_no_other_way(what, pair):
+    left, _ = pair
+    memory = bytearray(1)
+    with clean_ring(4, flags=SetupFlags.R_DISABLED) as ring:
+        forbid_sync_cancel(ring)
+        queue = ring.batch_queue(10, memory)
+        for _ in range(3):
+            assert queue.prep_recv(left.fileno(), int64(0, 0, 0), 1) == 3
+            ring.submit()
+        {"ring": ring, "queue": queue}[what].close()
+        assert queue.closed
+        memory.append(0)
+        if what == "queue":
+            assert ring.cq_ready() == 0, "the answers to its cancels are not shown"
 
 
 @each_layout

@@ -1303,7 +1303,7 @@ cdef class Ring(Registrations):
         if not ring_is_open(&self.r):
             return "<Ring, closed>"
         return (f"<Ring fd={self.r.fd} entries={self.r.sq_entries} flags={self.r.setup_flags:#x} "
-                f"in_flight={self.in_use}>")
+                f"in_flight={self.statistics().in_flight}>")
 
 
 # Close the descriptors of a success that nobody will see.

@@ -55,6 +55,7 @@ static inline void batch_free(struct batch *b) {
 
 static inline int batch_allocate(struct batch *b, uint32_t number, uint32_t capacity,
                                  uint64_t generation) {
+    memset(b, 0, sizeof *b);
     b->slots = calloc(capacity, sizeof *b->slots);
     b->free = calloc(capacity, sizeof *b->free);
     if (!b->slots || !b->free) {
