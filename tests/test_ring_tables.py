@@ -5,6 +5,7 @@ import gc
 import mmap
 import os
 import random
+import re
 import resource
 import select
 import socket
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
+import time
 import warnings
 import weakref
 
@@ -28,7 +31,7 @@ from ferrule.ring import (
     SetupFlags,
     leaked_operations,
 )
-from ring_support import CANCELED, clean_ring, each_setup, finish, hand_over, results, unavailable
+from ring_support import CANCELED, clean_ring, each_setup, finish, hand_over, results, unavailable, with_the_gil
 
 PATTERN = bytes(random.Random(7).randbytes(64 * 1024))
 GIB = 1 << 30
@@ -1341,3 +1344,32 @@ def test_in_whatever_order_every_tag_comes_once_and_every_buffer_is_let_go(flags
         for _ in range(400):
             juggler.step()
         juggler.finish()
+
+
+@with_the_gil
+def test_threads_that_change_one_table_are_kept_apart():
+    # The GIL is released while memory is pinned; a second change meanwhile is refused.
+    buffers = [bytearray(1 << 20) for _ in range(4)]
+    deadline = time.monotonic() + 0.5
+    wrong = []
+
+    def change(seed):
+        chance = random.Random(seed)
+        calls = [lambda: ring.register_buffers_tags(buffers, range(4)),
+                 lambda: ring.register_buffers_update(1, [buffers[0]]),
+                 ring.unregister_buffers, ring.copy_cqes]
+        while time.monotonic() < deadline and not wrong:
+            try:
+                chance.choice(calls)()
+            except (RuntimeError, OSError) as error:
+                if not re.search("another thread is changing|are registered|already", str(error)):
+                    wrong.append(error)
+
+    with clean_ring(flags=0) as ring:
+        threads = [threading.Thread(target=change, args=(seed,)) for seed in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+    assert all(map(is_resizable, buffers))
