@@ -357,6 +357,25 @@ def test_ring_closed_by_a_skipped_completion_is_left_alone():
     assert ring.closed
 
 
+@pytest.mark.parametrize("take", [Ring.cq_ready, Ring.copy_cqes, Ring.peek_cqe])
+def test_ring_closed_by_a_skipped_completion_ends_those_behind_it(take):
+    ring = Ring(8)
+    buffers = [bytearray(4) for _ in range(4)]
+    with open("/dev/zero", "rb") as zero:
+        for buffer in buffers:
+            sqe = ring.prep_read(zero, buffer, 0, user_data=Closing(ring))
+            if buffer is not buffers[-1]:
+                sqe.flags = SqeFlags.CQE_SKIP_SUCCESS
+        ring.submit()
+        started = time.monotonic()
+        take(ring)
+    assert ring.closed
+    assert time.monotonic() - started < 2
+    assert ring.statistics().leaked == 0
+    for buffer in buffers:
+        buffer.append(1)
+
+
 def test_ring_closed_by_a_skipped_completion_ends_the_wait():
     ring = Ring(8)
     ring.prep_nop(Closing(ring)).flags = SqeFlags.CQE_SKIP_SUCCESS

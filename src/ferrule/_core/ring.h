@@ -293,6 +293,16 @@ static __attribute__((noinline, unused)) uint32_t ring_copy_wide_cqes(
     return n;
 }
 
+/* Copy the first completion out and free its place; 0 when there is none. */
+static inline uint32_t ring_take_cqe(struct ring *r, struct uring_cqe *out, uint64_t (*big)[2]) {
+    if (__builtin_expect(r->wide, 0)) return ring_copy_wide_cqes(r, out, big, 1);
+    uint32_t head = *r->cq_khead;
+    if (head == __atomic_load_n(r->cq_ktail, __ATOMIC_ACQUIRE)) return 0;
+    *out = r->cqes[head & r->cq_mask];
+    __atomic_store_n(r->cq_khead, head + 1, __ATOMIC_RELEASE);
+    return 1;
+}
+
 /* Copy up to `max` completions out and free their places. */
 static inline uint32_t ring_copy_cqes(struct ring *r, struct uring_cqe *out, uint32_t max) {
     if (__builtin_expect(r->wide, 0)) return ring_copy_wide_cqes(r, out, NULL, max);

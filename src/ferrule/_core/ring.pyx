@@ -720,7 +720,9 @@ cdef class Ring(Registrations):
 
     # How many completions wait for the caller: the first ones in the queue, and maybe all.
     cdef inline uint32_t ready(self) noexcept:
-        return self.sift() if self.hidden or self.r.wide else self.unbatched()
+        if self.hidden or self.r.wide or self.unusable:
+            return self.sift()
+        return self.unbatched()
 
     # The same before any are concealed.  Those of batch operations go to their queues.
     cdef inline uint32_t unbatched(self) noexcept:
@@ -731,7 +733,6 @@ cdef class Ring(Registrations):
     # Take the concealed completions out of the queue, so that they neither fill it nor count in a
     # wait.  The entries between head and tail are ours to rearrange: they move to the front.
     cdef uint32_t sift(self) noexcept:
-        cdef uring_cqe taken[BATCH]
         cdef uring_cqe held
         cdef uint32_t i, n, head, keep, mask = self.r.cq_mask
         cdef uring_cqe *cqes = self.r.cqes
@@ -750,43 +751,44 @@ cdef class Ring(Registrations):
                     cqes[keep & mask] = held
             if keep == head:
                 return n
-            n = ring_copy_cqes(&self.r, taken, min(keep - head, BATCH))
-            # May run any code, which may take completions itself: look again afterwards.
-            for i in range(n):
-                self.lose(&taken[i])
+            # Ending one may run any code, which may take completions itself, or close the ring.
+            for _ in range(keep - head):
+                if self.unusable or ring_cq_ready(&self.r) == 0 or not self.concealed(
+                        &cqes[self.r.cq_khead[0] & mask]):
+                    break
+                ring_take_cqe(&self.r, &held, NULL)
+                self.lose(&held)
         return 0
 
     # The same in a wide ring, where entries may be of two sizes: they become fillers, which go
     # when nothing is in front of them any more.  A waiting thread counts entries, fillers too.
     cdef uint32_t sift_wide(self) noexcept:
-        cdef uring_cqe taken[BATCH]
+        cdef uring_cqe taken
         cdef uring_cqe *cqe
-        cdef uint32_t i, n, count, head, tail
+        cdef uint32_t count, head, tail
         while not self.unusable:
-            n = count = 0
+            count = 0
             head = self.r.cq_khead[0]
             tail = fe_load_acquire(self.r.cq_ktail)
-            while n < BATCH:
+            cqe = ring_next_cqe(&self.r, &head, tail)
+            while cqe != NULL and not self.concealed(cqe):
+                count += 1
                 cqe = ring_next_cqe(&self.r, &head, tail)
-                if cqe == NULL:
-                    break
-                if self.concealed(cqe):
-                    taken[n] = cqe[0]
-                    cqe.flags |= URING_CQE_F_SKIP
-                    n += 1
-                else:
-                    count += 1
-            ring_drop_fillers(&self.r)
-            if n == 0:
+            if cqe == NULL:
+                ring_drop_fillers(&self.r)
                 self.fillers = tail - self.r.cq_khead[0] - count
                 return count
-            for i in range(n):
-                self.lose(&taken[i])
+            taken = cqe[0]
+            cqe.flags |= URING_CQE_F_SKIP
+            self.lose(&taken)
         return 0
 
     # Whether the kernel holds completions back until it is entered.
     cdef inline bint must_enter(self) noexcept:
-        cdef uint32_t word = ring_sq_flags(&self.r)
+        cdef uint32_t word
+        if self.unusable:
+            return False  # what ready() ended has closed it
+        word = ring_sq_flags(&self.r)
         if word & URING_SQ_CQ_OVERFLOW:
             return True
         if self.r.setup_flags & URING_SETUP_TASKRUN_FLAG:
@@ -889,32 +891,19 @@ cdef class Ring(Registrations):
         self.settle(raw, self.find(raw.user_data))
         return 0
 
-    # Copied out, and the head moved, before any of that can happen.
+    # One at a time: whatever that code does, it finds a queue in order, with nothing in between.
     cdef int drain(self, list out, uint32_t limit) except -1:
-        cdef uring_cqe batch[BATCH]
-        cdef uint64_t big[BATCH][2]
-        cdef uint32_t i, n
+        cdef uring_cqe raw
+        cdef uint64_t big[1][2]
         limit = min(limit, self.ready())
-        while limit and not self.unusable:
-            if self.r.wide:
-                n = ring_copy_wide_cqes(&self.r, batch, big, min(limit, BATCH))
-            else:
-                n = ring_copy_cqes(&self.r, batch, min(limit, BATCH))
-            if n == 0:
-                break  # code that was run meanwhile took them
-            self.taken_out += n
-            limit -= n
-            i = 0
-            try:
-                while i < n:
-                    self.deliver(&batch[i], big[i], out)
-                    i += 1
-            except BaseException:
-                # No memory for a CQE: its operation has ended, and so have those behind it.
-                while i < n:
-                    self.lose(&batch[i])
-                    i += 1
-                raise
+        try:
+            while limit and not self.unusable and ring_take_cqe(&self.r, &raw, big):
+                self.taken_out += 1
+                limit -= 1
+                self.deliver(&raw, big[0], out)
+        except BaseException:
+            self.lose(&raw)  # no memory for a CQE: its operation has ended all the same
+            raise
         return 0
 
     def copy_cqes(self, Py_ssize_t max_count=MAX_RW_COUNT, unsigned int wait_nr=0, timeout=None):
@@ -973,7 +962,7 @@ cdef class Ring(Registrations):
         cdef uring_cqe raw
         cdef Operation *op
         for _ in range(count):
-            if self.unusable or ring_copy_cqes(&self.r, &raw, 1) == 0:
+            if self.unusable or ring_take_cqe(&self.r, &raw, NULL) == 0:
                 return
             self.taken_out += 1
             op = self.find(raw.user_data)

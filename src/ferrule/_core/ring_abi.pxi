@@ -238,7 +238,7 @@ cdef extern from "ring.h" nogil:
     bint ring_cqe_is_big(const ring *r, const uring_cqe *cqe)
     uring_cqe *ring_next_cqe(const ring *r, uint32_t *head, uint32_t tail)
     void ring_drop_fillers(ring *r)
-    uint32_t ring_copy_wide_cqes(ring *r, uring_cqe *out, uint64_t (*big)[2], uint32_t max)
+    uint32_t ring_take_cqe(ring *r, uring_cqe *out, uint64_t (*big)[2])
     uint32_t ring_copy_cqes(ring *r, uring_cqe *out, uint32_t max)
     int ring_register_own_fd(ring *r)
     int ring_unregister_own_fd(ring *r)
