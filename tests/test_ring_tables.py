@@ -31,7 +31,16 @@ from ferrule.ring import (
     SetupFlags,
     leaked_operations,
 )
-from ring_support import CANCELED, clean_ring, each_setup, finish, hand_over, results, unavailable, with_the_gil
+from ring_support import (
+    CANCELED,
+    clean_ring,
+    each_setup,
+    finish,
+    hand_over,
+    results,
+    unavailable,
+    with_the_gil,
+)
 
 PATTERN = bytes(random.Random(7).randbytes(64 * 1024))
 GIB = 1 << 30
