@@ -436,3 +436,25 @@ def test_lengths_in_a_messages_header_are_not_believed():
         whole[start:start + 16] = bytes(16)
         assert group.take_message(cqe) == (b"", [], 0, None)
         cancel_all(ring)
+
+
+@each_setup
+@pytest.mark.parametrize("multishot", [False, True], ids=["single", "multishot"])
+def test_descriptors_of_messages_that_nobody_took_are_closed_with_the_ring(flags, multishot):
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with clean_ring(flags=flags) as ring, left, right, tcp_pair() as (one, other):
+        right.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        before = len(os.listdir("/proc/self/fd"))
+        if multishot:
+            group = ring.register_buf_ring(4, 301)
+            ring.prep_recvmsg_multishot(right, group, 200, namelen=16)
+        else:
+            for _ in range(2):
+                ring.prep_recvmsg(right, [bytearray(10)], 200)
+        hand_over(ring)
+        for _ in range(2):
+            socket.send_fds(left, [b"two"], [one.fileno(), other.fileno()])
+        ring.submit_and_wait_timeout(2, 5)
+        assert len(os.listdir("/proc/self/fd")) == before + 4
+        ring.close()
+        assert len(os.listdir("/proc/self/fd")) == before - 1

@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -36,6 +37,7 @@ from ring_support import (
     tcp_listener,
     tcp_pair,
     udp_pair,
+    unavailable,
     until_last,
 )
 
@@ -753,6 +755,44 @@ def test_command_on_a_direct_socket():
         option = (socket.SOL_SOCKET, socket.SO_TYPE)
         ring.prep_cmd_sock(SocketOp.GETSOCKOPT, 0, *option).use_registered_fd()
         assert finish(ring)[0].option == socket.SOCK_STREAM
+
+
+SO_TIMESTAMPING = 37  # not in the socket module of every Python
+SOF_TX = {"software": 1 << 1, "sched": 1 << 8, "ack": 1 << 9}
+SOF_REPORT = 1 << 4 | 1 << 7 | 1 << 11  # software ones, each with its key and without the data
+
+
+@pytest.mark.parametrize("wide", [SetupFlags.CQE32, SetupFlags.CQE_MIXED])
+@each_setup
+def test_timestamps_of_sent_data_come_again_and_again(flags, wide):
+    if reason := unavailable(flags | wide):
+        pytest.skip(reason)
+    with clean_ring(flags=flags | wide) as ring, udp_pair() as (one, other):
+        one.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, SOF_TX["software"] | SOF_REPORT)
+        ring.prep_cmd_sock(SocketOp.TX_TIMESTAMP, one, user_data="sent")
+        hand_over(ring)
+        before = time.time_ns()
+        for key in range(3):
+            one.sendto(b"x", other.getsockname())
+            cqe = ring.copy_cqe(timeout=5)
+            assert (cqe.user_data, cqe.more, cqe.ok) == ("sent", True, True)
+            assert cqe.timestamp[1:] == (0, key, False)
+            assert before <= cqe.timestamp.time_ns <= time.time_ns()
+        [last] = cancel_all(ring)
+        assert (last.res, last.timestamp) == (CANCELED, None)
+
+
+def test_timestamps_of_a_stream_tell_its_bytes_and_what_became_of_them():
+    with clean_ring(flags=SetupFlags.CQE32) as ring, tcp_pair() as (client, server):
+        wanted = SOF_TX["software"] | SOF_TX["sched"] | SOF_TX["ack"] | SOF_REPORT
+        client.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, wanted)
+        ring.prep_cmd_sock(SocketOp.TX_TIMESTAMP, client)
+        ring.submit()
+        client.send(b"12345")
+        server.recv(5)
+        stamps = [ring.copy_cqe(timeout=5).timestamp for _ in range(3)]
+        assert {(stamp.kind, stamp.key) for stamp in stamps} == {(0, 4), (1, 4), (2, 4)}
+        cancel_all(ring)
 
 
 def test_socket_address_needs_a_newer_kernel_or_is_told():

@@ -40,6 +40,7 @@ from ferrule._core.ring import (
     StatResult,
     SubmissionQueue,
     SubmissionQueueFull,
+    TxTimestamp,
     leaked_operations,
 )
 
@@ -92,6 +93,7 @@ __all__ = [
     "SubmissionQueueFull",
     "SyncFileRangeFlags",
     "TimeoutFlags",
+    "TxTimestamp",
     "get_probe",
     "leaked_operations",
 ]

@@ -33,6 +33,12 @@ class Message(NamedTuple):
     msg_flags: int
     address: Any
 
+class TxTimestamp(NamedTuple):
+    time_ns: int
+    kind: int
+    key: int
+    hardware: bool
+
 class ReceivedMessage(NamedTuple):
     data: bytes | memoryview
     ancdata: list[tuple[int, int, bytes]]
@@ -141,6 +147,8 @@ class CQE:
     def message(self) -> Message | None: ...
     @property
     def option(self) -> int | bytes | None: ...
+    @property
+    def timestamp(self) -> TxTimestamp | None: ...
     @property
     def stat(self) -> StatResult | None: ...
     @property

@@ -818,7 +818,8 @@ cdef class Ring(Registrations):
             cqe.given = <object>op.user_data
         # Those of a multishot that are not its last share its block only to be unpacked by it.
         if op.block != NULL and (not raw.flags & URING_CQE_F_MORE
-                                 or raw.flags & URING_CQE_F_BUFFER):
+                                 or raw.flags & URING_CQE_F_BUFFER
+                                 or op.opcode == URING_OP_URING_CMD):
             cqe.block = <bytes>op.block
         if raw.flags & URING_CQE_F_BUFFER and op.group != NULL:
             cqe.buffer_start = self.count_buffers(raw, op)
@@ -1194,7 +1195,7 @@ cdef class Ring(Registrations):
                 if batch[i].user_data == KEY_INTERNAL and batch[i].res == -EINVAL:
                     self.cancel_each = True
                 if op != NULL and batch[i].res >= 0 and not op.direct:
-                    close_result(op, batch[i].res)
+                    close_result(op, &batch[i])
                 self.settle(&batch[i], op)
 
     # Free everything; leak what the kernel may still write to.
@@ -1296,11 +1297,13 @@ cdef class Ring(Registrations):
 
 
 # Close the descriptors of a success that nobody will see.
-cdef void close_result(Operation *op, int32_t res) noexcept:
+cdef void close_result(Operation *op, uring_cqe *raw) noexcept:
     cdef int *ends
     if op.opcode in (URING_OP_ACCEPT, URING_OP_OPENAT, URING_OP_OPENAT2, URING_OP_SOCKET,
                      URING_OP_FIXED_FD_INSTALL):
-        c_close(res)
+        c_close(raw.res)
+    elif op.opcode == URING_OP_RECVMSG and op.block != NULL:
+        close_received(op, raw)
     elif op.opcode == URING_OP_PIPE and op.block != NULL:
         ends = <int *>PyBytes_AS_STRING(<bytes>op.block)
         if ends[0] >= 0:  # -1 where the caller sent the kernel elsewhere

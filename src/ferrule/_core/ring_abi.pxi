@@ -191,7 +191,8 @@ cdef extern from "uring_abi.h" nogil:
     enum:
         URING_SEND_VECTORIZED, URING_NOTIF_USAGE_ZC_COPIED, URING_SOCKET_SIOCINQ
         URING_SOCKET_SIOCOUTQ, URING_SOCKET_GETSOCKOPT, URING_SOCKET_SETSOCKOPT
-        URING_SOCKET_TX_TIMESTAMP, URING_SOCKET_GETSOCKNAME
+        URING_SOCKET_TX_TIMESTAMP, URING_SOCKET_GETSOCKNAME, URING_CQE_F_TSTAMP_HW
+        URING_TIMESTAMP_TYPE_SHIFT
 
 cdef extern from "ring.h" nogil:
     struct ring:
@@ -362,7 +363,7 @@ cdef extern from *:
     struct sockaddr_storage:
         sa_family_t ss_family
     enum:
-        AF_UNIX, AF_INET, AF_INET6, MSG_NOSIGNAL
+        AF_UNIX, AF_INET, AF_INET6, MSG_NOSIGNAL, SOL_SOCKET, SCM_RIGHTS
     uint16_t htons(uint16_t) noexcept nogil
     uint16_t ntohs(uint16_t) noexcept nogil
     uint32_t htonl(uint32_t) noexcept nogil

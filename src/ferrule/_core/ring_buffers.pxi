@@ -115,6 +115,14 @@ cdef class BufferRing:
                 return start
             buffer.after = <uint16_t>bid
 
+    # consume(), and where its data lies; NULL if not in one piece.
+    cdef char *written(self, int32_t res, uint32_t flags) noexcept:
+        cdef uint32_t bid = flags >> URING_CQE_BUFFER_SHIFT
+        cdef uint32_t start = self.consume(res, flags)
+        if bid >= self.entries or start + <uint32_t>res > self.buffers[bid].length:
+            return NULL
+        return self.memory + bid * <size_t>self.buffer_size + start
+
     # consume(), and back to the kernel: for a completion that nobody sees.
     cdef void discard(self, int32_t res, uint32_t flags) noexcept:
         cdef uint32_t bid = flags >> URING_CQE_BUFFER_SHIFT

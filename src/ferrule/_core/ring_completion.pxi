@@ -173,6 +173,42 @@ cdef inline bint is_multishot(bytes block) noexcept:
     return (<MessageBlock *>PyBytes_AS_STRING(block)).header.msg_iov == NULL
 
 
+# Close the descriptors in the control data of a message that nobody will see.
+cdef void close_received(Operation *op, uring_cqe *raw) noexcept:
+    cdef msghdr *header = &(<MessageBlock *>PyBytes_AS_STRING(<bytes>op.block)).header
+    cdef uring_recvmsg_out out
+    cdef char *memory
+    if not is_multishot(<bytes>op.block):
+        close_passed(<char *>header.msg_control, header.msg_controllen)
+    elif op.group != NULL and raw.flags & URING_CQE_F_BUFFER:
+        memory = (<BufferRing>op.group).written(raw.res, raw.flags)
+        if memory != NULL:
+            memcpy(&out, memory, sizeof(out))
+            close_passed(memory + sizeof(out) + header.msg_namelen,
+                         min(out.controllen, header.msg_controllen))
+
+
+cdef void close_passed(const char *control, size_t size) noexcept:
+    cdef cmsghdr c
+    cdef size_t at, step
+    cdef int fd
+    while size >= CMSG_LEN(0):
+        memcpy(&c, control, sizeof(c))
+        at = CMSG_LEN(0)
+        step = CMSG_SPACE(c.cmsg_len - at)
+        if c.cmsg_len < at or c.cmsg_len > size:
+            return
+        while c.cmsg_level == SOL_SOCKET and c.cmsg_type == SCM_RIGHTS and (
+                at + sizeof(fd) <= c.cmsg_len):
+            memcpy(&fd, control + at, sizeof(fd))
+            c_close(fd)
+            at += sizeof(fd)
+        if step > size:
+            return
+        control += step
+        size -= step
+
+
 # What multishot recvmsg wrote to a buffer: header, name, control data, payload.  The buffer is
 # memory that others may write to, so no length in it is believed.
 cdef object unpack_message(CQE cqe, object view, const char *memory, size_t size):
@@ -202,6 +238,20 @@ cdef object unpack_message(CQE cqe, object view, const char *memory, size_t size
     return ReceivedMessage(data, control_of(&header), <int>out.flags, address)
 
 
+class TxTimestamp(NamedTuple):
+    """When sent data left (prep_cmd_sock with TX_TIMESTAMP).
+
+    time_ns   nanoseconds: since the epoch, or by the clock of the network card
+    kind      0 given to the network card, 1 entered the packet scheduler, 2 acknowledged (TCP)
+    key       of a stream the number of the last byte; of datagrams the datagram's
+    hardware  whether the network card took it
+    """
+    time_ns: int
+    kind: int
+    key: int
+    hardware: bool
+
+
 class ReceivedMessage(NamedTuple):
     """What multishot recvmsg received, in the order that socket.recvmsg returns it."""
     data: object
@@ -227,7 +277,7 @@ cdef class CQE:
                 ring (prep_msg_ring): the int that was sent.
     is_tag      whether this is no operation's, but says that a registered file or buffer is free:
                 user_data is the tag it was registered with
-    res         the result; below 0 it is -errno, but for a notification
+    res         the result; below 0 it is -errno (unless `ok`: a notification, a timestamp)
     flags       CqeFlags bits, the buffer id in the upper half
     opcode      of the operation (Op); Op.NOP for a message
     """
@@ -265,8 +315,10 @@ cdef class CQE:
 
     @property
     def ok(self):
-        """Whether the operation succeeded.  A notification is no failure, whatever its res."""
-        return self.res >= 0 or (self.flags & URING_CQE_F_NOTIF) != 0
+        """Whether the operation succeeded.  A notification and a timestamp are no failure, whatever
+        their res."""
+        return (self.res >= 0 or (self.flags & URING_CQE_F_NOTIF) != 0
+                or self.timestamp is not None)
 
     @property
     def more(self):
@@ -376,6 +428,18 @@ cdef class CQE:
         if is_multishot(self.block):
             return None
         return message_of(self.block, self.res)
+
+    @property
+    def timestamp(self):
+        """After prep_cmd_sock with TX_TIMESTAMP: a TxTimestamp; else None."""
+        if self.opcode != URING_OP_URING_CMD or self.block is None or not self.is_big or (
+                not self.flags & URING_CQE_F_MORE):
+            return None
+        if (<CommandBlock *>PyBytes_AS_STRING(self.block)).command != URING_SOCKET_TX_TIMESTAMP:
+            return None
+        return TxTimestamp(self.big[0] * 1_000_000_000 + self.big[1],
+                           self.flags >> URING_TIMESTAMP_TYPE_SHIFT, <uint32_t>self.res,
+                           (self.flags & URING_CQE_F_TSTAMP_HW) != 0)
 
     @property
     def stat(self):

@@ -591,7 +591,8 @@ cdef class SocketOperations(FileOperations):
                 for an int; the completion's `option` has it (6.18 knows level SOL_SOCKET only,
                 others give -EOPNOTSUPP).  SETSOCKOPT: as socket.setsockopt, `value` an int or
                 bytes-like (copied); res is 0.  TX_TIMESTAMP: when sent data left, again and again
-                (6.17; on a ring made with CQE32 or CQE_MIXED)
+                until cancelled (6.17; on a ring made with CQE32 or CQE_MIXED), of a socket with
+                SO_TIMESTAMPING; each completion's `timestamp` has one
         """
         need(URING_OP_READ_MULTISHOT, "a socket command", "6.7")
         cdef SQE sqe = self.place()
@@ -605,6 +606,7 @@ cdef class SocketOperations(FileOperations):
         if cmd_op == URING_SOCKET_TX_TIMESTAMP:
             need(URING_OP_PIPE, "TX_TIMESTAMP", "6.17")
             need_large_completions(sqe.owner, "TX_TIMESTAMP")
+            block = command_block(cmd_op, 0, 0)
         return fill_command(sqe, cmd_op, file, <uint32_t>level, <uint32_t>optname,
                             block).tag(user_data)
 

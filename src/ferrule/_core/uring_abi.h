@@ -225,6 +225,8 @@ _Static_assert(sizeof(struct uring_recvmsg_out) == 16, "recvmsg_out is 16 bytes"
 #define URING_CQE_F_SKIP (1u << 5)
 #define URING_CQE_F_32 (1u << 15)
 #define URING_CQE_BUFFER_SHIFT 16
+#define URING_CQE_F_TSTAMP_HW (1u << 16)
+#define URING_TIMESTAMP_TYPE_SHIFT 17
 
 enum uring_op {
     URING_OP_NOP, URING_OP_READV, URING_OP_WRITEV, URING_OP_FSYNC, URING_OP_READ_FIXED,
