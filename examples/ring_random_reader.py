@@ -32,10 +32,9 @@ def main(arguments):
 
 
 def write_blocks(path):
-    """A file whose blocks begin with their own offsets."""
     with open(path, "wb") as file:
-        for offset in range(0, SIZE, BLOCK):
-            file.write(offset.to_bytes(8, "little") * (BLOCK // 8))
+        file.write(os.urandom(SIZE))
+        file.flush()
         os.fsync(file.fileno())
 
 
@@ -67,22 +66,20 @@ def read_at_random(fd, blocks, seconds):
     # A read's tag is where in the memory its block goes: what comes back says which place is free.
     places = array("Q", range(0, DEPTH * BLOCK, BLOCK))
     results = array("i", [0]) * DEPTH
+    offsets = range(0, blocks * BLOCK, BLOCK)
     reads, free = 0, DEPTH
     with Ring(DEPTH) as ring, ring.batch_queue(DEPTH, memory) as queue:
         ring.register_files([fd])
         begin = time.perf_counter()
-        while (now := time.perf_counter()) - begin < seconds or queue.in_flight:
-            if now - begin < seconds:
-                offsets = array("q", (random.randrange(blocks) * BLOCK for _ in range(free)))
-                starts = places[:free]
-                queue.prep_read(
-                    0, starts, BLOCK, offsets, tags=starts, flags=SqeFlags.FIXED_FILE
-                )
+        while (taken := time.perf_counter() - begin) < seconds or queue.in_flight:
+            if taken < seconds:
+                starts, chosen = places[:free], array("q", random.choices(offsets, k=free))
+                queue.prep_read(0, starts, BLOCK, chosen, tags=starts, flags=SqeFlags.FIXED_FILE)
             free = queue.submit_and_complete(results, places, wait_nr=1)
             if results[:free].count(BLOCK) != free:
                 raise OSError("a read failed or came short")
             reads += free
-    return reads, now - begin
+    return reads, taken
 
 
 main(sys.argv[1:])
