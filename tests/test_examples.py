@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -228,6 +228,87 @@ def test_ring_cat_ends_quietly_when_nobody_reads_on(tmp_path: Path) -> None:
         program.stdout.close()
         assert program.stderr.read() == b""
         assert program.wait(SECONDS) == 0
+
+
+@contextmanager
+def ring_echo_server(*args: object) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    command = [*PYTHON, str(EXAMPLES / "ring_echo_server.py"), "0", *map(str, args)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            yield int(server.stdout.readline().removeprefix("echoing on port ")), server
+        finally:
+            server.kill()
+
+
+def flood(conn: socket.socket, data: bytes) -> int:
+    """Send until the server takes no more; how much it took."""
+    sent = 0
+    conn.settimeout(0.3)
+    with suppress(TimeoutError):
+        while sent < len(data):
+            sent += conn.send(data[sent:])
+    conn.settimeout(SECONDS)
+    return sent
+
+
+def test_ring_echo_server_echoes_and_ends_cleanly_on_ctrl_c() -> None:
+    with ring_echo_server() as (port, server), ExitStack() as stack:
+        conns = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), SECONDS))
+            for _ in range(50)
+        ]
+        for size in (1, 4096, 50_000):
+            messages = [os.urandom(size) for _ in conns]
+            for conn, message in zip(conns, messages, strict=True):
+                conn.sendall(message)
+            assert [receive(conn, size) for conn in conns] == messages
+        conns[0].shutdown(socket.SHUT_WR)
+        assert conns[0].recv(1) == b""
+        conns[1].sendall(b"still")
+        assert receive(conns[1], 5) == b"still"
+        server.send_signal(signal.SIGINT)
+        assert server.communicate(timeout=SECONDS) == ("", "")
+        assert server.returncode == 0
+        assert conns[1].recv(1) == b""
+
+
+def test_ring_echo_server_arms_receives_again_when_buffers_return() -> None:
+    data = os.urandom(50_000_000)
+    with (
+        ring_echo_server() as (port, server),
+        socket.create_connection(("127.0.0.1", port), SECONDS) as greedy,
+        socket.create_connection(("127.0.0.1", port), SECONDS) as patient,
+    ):
+        sent = flood(greedy, data)
+        assert 1 << 20 < sent < len(data), "it takes all that comes, buffers or not"
+        patient.sendall(b"are you there?")
+        patient.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            patient.recv(1)
+        assert receive(greedy, sent) == data[:sent]
+        patient.settimeout(SECONDS)
+        assert receive(patient, 14) == b"are you there?"
+        server.send_signal(signal.SIGINT)
+        assert server.communicate(timeout=SECONDS) == ("", "")
+
+
+def test_ring_echo_server_disconnects_who_takes_nothing() -> None:
+    with (
+        ring_echo_server(0.5) as (port, server),
+        socket.create_connection(("127.0.0.1", port), SECONDS) as greedy,
+        socket.create_connection(("127.0.0.1", port), SECONDS) as patient,
+    ):
+        flood(greedy, os.urandom(50_000_000))
+        patient.sendall(b"are you there?")
+        assert receive(patient, 14) == b"are you there?"
+        with pytest.raises(ConnectionError):
+            while True:
+                greedy.send(bytes(4096))
+        server.send_signal(signal.SIGINT)
+        assert server.communicate(timeout=SECONDS) == ("", "")
 
 
 def all_files(folder: Path) -> list[Path]:

@@ -820,6 +820,21 @@ def test_socket_address_needs_a_newer_kernel_or_is_told():
 # ---- what is refused ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("wide", [SetupFlags.CQE32, SetupFlags.CQE_MIXED])
+def test_zero_copy_receive_without_a_queue_of_a_network_card_fails(wide):
+    """No network card here can do it: what is tested is that the kernel takes the operation."""
+    if not get_probe().opcode_supported(Op.RECV_ZC):
+        pytest.skip("this kernel has no RECV_ZC")
+    flags = SetupFlags.SINGLE_ISSUER | SetupFlags.DEFER_TASKRUN | wide
+    with clean_ring(flags=flags) as ring, tcp_pair() as (_, server):
+        for ifq, length in ((0, 0), (7, 1000)):
+            sqe = ring.prep_recv_zc(server, ifq, length, ioprio=POLL_FIRST)
+            assert sqe.ioprio == RecvSendFlags.RECV_MULTISHOT | POLL_FIRST
+            assert (sqe.file_index, sqe.len) == (ifq, length)
+            [cqe] = finish(ring)
+            assert (cqe.res, cqe.more) == (-errno.EINVAL, False)
+
+
 def test_what_needs_large_completions_is_refused_on_a_ring_without():
     with clean_ring() as ring, tcp_pair() as (client, server):
         with pytest.raises(NotSupported, match="zero-copy receive needs a ring made with CQE32"):
