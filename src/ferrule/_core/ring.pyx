@@ -803,15 +803,15 @@ cdef class Ring(Registrations):
 
     # Fill a CQE for the caller; the operation is not ended by it.
     cdef inline void describe(self, CQE cqe, uring_cqe *raw, Operation *op) noexcept:
-        cqe.res = raw.res
+        cqe.code = raw.res
+        cqe.result = raw.res
         cqe.flags = raw.flags
         if op == NULL:
             if raw.user_data >> 62 == 1 and raw.user_data in self.tags:
                 cqe.given = self.tags[raw.user_data]
                 cqe.is_tag = True
                 return
-            cqe.message_data = raw.user_data & MESSAGE_MAX
-            cqe.is_message = True
+            cqe.given = raw.user_data & MESSAGE_MAX
             return
         cqe.opcode = op.opcode
         if op.user_data != NULL:
@@ -1347,6 +1347,8 @@ cdef int ring_traverse(PyObject *o, visitproc visit, void *arg) noexcept:
 
 
 (<PyTypeObject *>Ring).tp_traverse = <traverseproc>ring_traverse
+
+add_cqe_members()
 
 for made_here in (Operations, FileOperations, SocketOperations, SystemOperations,
                   TableRegistrations, Registrations, SQE, CQE, StatResult, Probe, BufferRing,

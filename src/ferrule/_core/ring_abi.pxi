@@ -259,6 +259,7 @@ cdef extern from *:
     #include <net/if.h>
     #include <netinet/in.h>
     #include <poll.h>
+    #include <structmember.h>
     #include <signal.h>
     #include <sys/epoll.h>
     #include <sys/mman.h>
@@ -307,6 +308,22 @@ cdef extern from *:
         return PyMemoryView_GET_BASE(memory);
     }
 
+    /* Members of CQE that Cython would make properties. */
+    static PyMemberDef fe_user_data = {
+        "user_data", T_OBJECT_EX, 0, READONLY,
+        "The object given when the operation was prepared."};
+    static PyMemberDef fe_res = {
+        "res", T_OBJECT_EX, 0, READONLY, "The result; below 0 it is -errno."};
+    static inline int fe_add_member(PyTypeObject *type, PyMemberDef *member, Py_ssize_t offset) {
+        member->offset = offset;
+        PyObject *descriptor = PyDescr_NewMember(type, member);
+        if (!descriptor) return -1;
+        int failed = PyDict_SetItemString(type->tp_dict, member->name, descriptor);
+        Py_DECREF(descriptor);
+        PyType_Modified(type);
+        return failed;
+    }
+
     /* Objects that only this module makes.  Cython's own __new__ does not look at tp_new. */
     static inline int fe_forbid_making(PyTypeObject *type) {
         type->tp_new = NULL;
@@ -333,6 +350,10 @@ cdef extern from *:
     PyObject *fe_exporter(const Py_buffer *view) noexcept nogil
     PyObject *fe_memoryview_base(object memory) noexcept
     bint PyMemoryView_Check(object) noexcept
+    ctypedef struct PyMemberDef:
+        pass
+    PyMemberDef fe_user_data, fe_res
+    int fe_add_member(PyTypeObject *type, PyMemberDef *member, Py_ssize_t offset) except -1
     int fe_forbid_making(PyTypeObject *type) except -1
     int64_t fe_monotonic_ns() noexcept nogil
 

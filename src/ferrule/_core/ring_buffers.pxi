@@ -152,7 +152,7 @@ cdef class BufferRing:
         if cqe.buffer_id is None:
             raise ValueError("this completion used no provided buffer")
         self.check_id(cqe.buffer_id)
-        return self.pieces(cqe.buffer_id, cqe.buffer_start, cqe.res)
+        return self.pieces(cqe.buffer_id, cqe.buffer_start, cqe.code)
 
     cdef int put(self, long bid, uint32_t length) except -1:
         cdef uring_buf *entry
@@ -248,7 +248,7 @@ cdef class BufferRing:
         """The data of a completion as bytes; the buffers that ended with it are recycled."""
         cdef Py_ssize_t done = 0, start, size
         cdef list pieces = self.pieces_of(cqe)
-        cdef bytes data = PyBytes_FromStringAndSize(NULL, max(cqe.res, 0))
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, max(cqe.code, 0))
         self.ring()
         for bid, start, size in pieces:
             memcpy(PyBytes_AS_STRING(data) + done,

@@ -281,18 +281,16 @@ cdef class CQE:
     flags       CqeFlags bits, the buffer id in the upper half
     opcode      of the operation (Op); Op.NOP for a message
     """
-    cdef object given
+    # Both are read as members of the object itself, which the interpreter does without a call.
+    cdef object given, result
     cdef bytes block
-    cdef readonly int32_t res
+    cdef int32_t code                # result, in C
     cdef readonly uint32_t flags
     cdef readonly uint8_t opcode
     cdef readonly bint is_tag
-    cdef bint is_message
-    cdef bint peeked
-    cdef uint64_t position           # of a peeked one
-    cdef uint64_t message_data
+    cdef bint peeked, is_big
     cdef uint32_t buffer_start       # where its data begins in its (first) buffer
-    cdef bint is_big
+    cdef uint64_t position           # of a peeked one
     cdef uint64_t big[2]
 
     cdef void enlarge(self, const uint64_t *big) noexcept:
@@ -310,14 +308,10 @@ cdef class CQE:
         return (self.big[0], self.big[1]) if self.is_big else None
 
     @property
-    def user_data(self):
-        return self.message_data if self.is_message else self.given
-
-    @property
     def ok(self):
         """Whether the operation succeeded.  A notification and a timestamp are no failure, whatever
         their res."""
-        return (self.res >= 0 or (self.flags & URING_CQE_F_NOTIF) != 0
+        return (self.code >= 0 or (self.flags & URING_CQE_F_NOTIF) != 0
                 or self.timestamp is not None)
 
     @property
@@ -340,7 +334,7 @@ cdef class CQE:
         """Of a notification: whether the zero-copy send had to copy after all.  Told only to those
         that asked with SEND_ZC_REPORT_USAGE.  Of any other completion: None."""
         if self.flags & URING_CQE_F_NOTIF:
-            return (<uint32_t>self.res & URING_NOTIF_USAGE_ZC_COPIED) != 0
+            return (<uint32_t>self.code & URING_NOTIF_USAGE_ZC_COPIED) != 0
         return None
 
     @property
@@ -358,9 +352,9 @@ cdef class CQE:
     def raise_for_error(self):
         """Return res, or raise the OSError that it stands for, with its path or its two paths."""
         if self.ok:
-            return self.res
+            return self.code
         # Interrupted splices and opens let slip what the kernel says to itself: restart this call.
-        err = EINTR if 512 <= -self.res <= 516 else -self.res
+        err = EINTR if 512 <= -self.code <= 516 else -self.code
         raise OSError(err, os.strerror(err), *self.paths())
 
     # What OSError wants behind the message: nothing, a path, or two (what is None is for Windows).
@@ -391,13 +385,13 @@ cdef class CQE:
         as the socket module gives it; else None."""
         cdef AcceptBlock *a
         cdef CommandBlock *c
-        if self.res < 0 or self.block is None:
+        if self.code < 0 or self.block is None:
             return None
         if self.opcode == URING_OP_ACCEPT:
             a = <AcceptBlock *>PyBytes_AS_STRING(self.block)
             return get_address(&a.address, min(a.size, sizeof(sockaddr_storage)))
         if self.opcode == URING_OP_RECVMSG and not is_multishot(self.block):
-            return message_of(self.block, self.res).address
+            return message_of(self.block, self.code).address
         if self.opcode == URING_OP_URING_CMD:
             c = <CommandBlock *>PyBytes_AS_STRING(self.block)
             if c.command == URING_SOCKET_GETSOCKNAME:
@@ -410,24 +404,24 @@ cdef class CQE:
         """After prep_cmd_sock with GETSOCKOPT: the value, an int or bytes as asked for; else
         None."""
         cdef CommandBlock *c
-        if self.res < 0 or self.block is None or self.opcode != URING_OP_URING_CMD:
+        if self.code < 0 or self.block is None or self.opcode != URING_OP_URING_CMD:
             return None
         c = <CommandBlock *>PyBytes_AS_STRING(self.block)
         if c.command != URING_SOCKET_GETSOCKOPT:
             return None
         if c.asked == 0:
             return (<int *>(c + 1))[0]
-        return (<char *>(c + 1))[:min(<uint32_t>self.res, c.asked)]
+        return (<char *>(c + 1))[:min(<uint32_t>self.code, c.asked)]
 
     @property
     def message(self):
         """After a recvmsg: Message(nbytes, ancdata, msg_flags, address); else None.  For those of
         prep_recvmsg_multishot see BufferRing.take_message."""
-        if self.res < 0 or self.block is None or self.opcode != URING_OP_RECVMSG:
+        if self.code < 0 or self.block is None or self.opcode != URING_OP_RECVMSG:
             return None
         if is_multishot(self.block):
             return None
-        return message_of(self.block, self.res)
+        return message_of(self.block, self.code)
 
     @property
     def timestamp(self):
@@ -438,14 +432,14 @@ cdef class CQE:
         if (<CommandBlock *>PyBytes_AS_STRING(self.block)).command != URING_SOCKET_TX_TIMESTAMP:
             return None
         return TxTimestamp(self.big[0] * 1_000_000_000 + self.big[1],
-                           self.flags >> URING_TIMESTAMP_TYPE_SHIFT, <uint32_t>self.res,
+                           self.flags >> URING_TIMESTAMP_TYPE_SHIFT, <uint32_t>self.code,
                            (self.flags & URING_CQE_F_TSTAMP_HW) != 0)
 
     @property
     def stat(self):
         """After a statx: a StatResult; else None."""
         cdef StatResult result
-        if self.res < 0 or self.block is None or self.opcode != URING_OP_STATX:
+        if self.code < 0 or self.block is None or self.opcode != URING_OP_STATX:
             return None
         result = StatResult.__new__(StatResult)
         result.block = self.block
@@ -455,7 +449,7 @@ cdef class CQE:
     def child(self):
         """After a waitid: an os.waitid_result, or None when no child had changed (WNOHANG)."""
         cdef siginfo_t *info
-        if self.res < 0 or self.block is None or self.opcode != URING_OP_WAITID:
+        if self.code < 0 or self.block is None or self.opcode != URING_OP_WAITID:
             return None
         info = <siginfo_t *>PyBytes_AS_STRING(self.block)
         if info.si_pid == 0:
@@ -468,27 +462,27 @@ cdef class CQE:
         """After an epoll_wait: a list of (data, events); else None."""
         cdef epoll_event *found
         cdef int32_t i
-        if self.res < 0 or self.block is None or self.opcode != URING_OP_EPOLL_WAIT:
+        if self.code < 0 or self.block is None or self.opcode != URING_OP_EPOLL_WAIT:
             return None
         found = <epoll_event *>PyBytes_AS_STRING(self.block)
-        return [(found[i].data.u64, found[i].events) for i in range(self.res)]
+        return [(found[i].data.u64, found[i].events) for i in range(self.code)]
 
     @property
     def xattr(self):
         """After a getxattr or fgetxattr: the value as bytes; None if its length alone was asked."""
         cdef XattrBlock *header
-        if self.res < 0 or self.block is None or self.opcode not in (
+        if self.code < 0 or self.block is None or self.opcode not in (
                 URING_OP_GETXATTR, URING_OP_FGETXATTR):
             return None
         header = <XattrBlock *>PyBytes_AS_STRING(self.block)
         if header.size == 0:
             return None
-        return (<char *>header)[header.value:header.value + min(header.size, <uint64_t>self.res)]
+        return (<char *>header)[header.value:header.value + min(header.size, <uint64_t>self.code)]
 
     @property
     def pipe(self):
         """After a pipe: (read end, write end), descriptors or slots; else None."""
-        if self.res < 0 or self.block is None or self.opcode != URING_OP_PIPE:
+        if self.code < 0 or self.block is None or self.opcode != URING_OP_PIPE:
             return None
         cdef int *ends = <int *>PyBytes_AS_STRING(self.block)
         return ends[0], ends[1]
@@ -498,13 +492,29 @@ cdef class CQE:
         """After a files_update: the slots of the file table that were set, in order; else None."""
         cdef FilesBlock *header
         cdef int *chosen
-        if self.res < 0 or self.block is None or self.opcode != URING_OP_FILES_UPDATE:
+        if self.code < 0 or self.block is None or self.opcode != URING_OP_FILES_UPDATE:
             return None
         header = <FilesBlock *>PyBytes_AS_STRING(self.block)
         if header.first != URING_FILE_INDEX_ALLOC:
-            return list(range(header.first, header.first + self.res))
+            return list(range(header.first, header.first + self.code))
         chosen = <int *>(header + 1)
-        return [chosen[i] for i in range(self.res)]
+        return [chosen[i] for i in range(self.code)]
 
     def __repr__(self):
-        return f"CQE(user_data={self.user_data!r}, res={self.res}, flags={self.flags:#x})"
+        return f"CQE(user_data={self.given!r}, res={self.code}, flags={self.flags:#x})"
+
+
+# Cython does not tell where a field lies, but what was put there can be found.
+cdef Py_ssize_t offset_of(object value, CQE cqe) except -1:
+    cdef PyObject **word = <PyObject **><void *>cqe
+    while word[0] != <PyObject *>value:
+        word += 1
+    return <char *>word - <char *><void *>cqe
+
+
+cdef int add_cqe_members() except -1:
+    cdef CQE cqe = CQE.__new__(CQE)
+    cqe.given, cqe.result = object(), object()
+    fe_add_member(<PyTypeObject *>CQE, &fe_user_data, offset_of(cqe.given, cqe))
+    fe_add_member(<PyTypeObject *>CQE, &fe_res, offset_of(cqe.result, cqe))
+    return 0
