@@ -883,13 +883,14 @@ cdef class Ring(Registrations):
             self.lose(raw)
             return 0
         cqe = CQE.__new__(CQE)
+        # From here to settle() nothing runs that could end the operation.
         op = self.find(raw.user_data)
         self.describe(cqe, raw, op)
-        if ring_cqe_is_big(&self.r, raw):
+        if self.r.wide and ring_cqe_is_big(&self.r, raw):
             cqe.enlarge(big)
         self.front_counted = False
         out.append(cqe)
-        self.settle(raw, self.find(raw.user_data))
+        self.settle(raw, op)
         return 0
 
     # One at a time: whatever that code does, it finds a queue in order, with nothing in between.
