@@ -62,7 +62,7 @@ $(BENCH_VENV)/.ferrule: $(VENV)/.built $(BENCH_VENV)/.peers
 	touch $@
 
 soak: build
-	FERRULE_SOAK=long $(BIN)/python -m pytest tests -k soak $(PYTEST_ARGS)
+	FERRULE_SOAK=long $(BIN)/python -m pytest tests -k "soak or fuzz" $(PYTEST_ARGS)
 
 clean:
 	rm -rf build $(VENV) $(BENCH_VENV)

@@ -400,7 +400,7 @@ class Operation:
     multishot = False
     errors: frozenset[int] = frozenset()
     wanted: int | None = None  # a smaller result breaks a link; None: not known
-    by_path = False
+    late = False  # a kernel thread looks up what it works on
     may_hide = False  # its success may be skipped: the model knows what that means
 
     def __init__(self, model: RingModel) -> None:
@@ -467,7 +467,7 @@ class Operation:
         """Whether the kernel has looked up what it works on: numbers may be reused now."""
         return (
             self.state is SUBMITTED
-            and not (self.before or self.model.drains or self.by_path)
+            and not (self.before or self.model.drains or self.late)
             and not self.flags & SqeFlags.ASYNC
             and not (self.model.sqpoll and self.model.ring.sq_ready())
         )
@@ -818,6 +818,7 @@ class WriteFile(Blocks):
 
 class Fsync(OnFile):
     method = "prep_fsync"
+    late = True
     wanted = 0
     may_hide = True
 
@@ -828,7 +829,7 @@ class Fsync(OnFile):
 class Statx(Operation):
     channel: Disk
     method = "prep_statx"
-    by_path = True
+    late = True
     wanted = 0
 
     def __init__(self, model: RingModel, disk: Disk) -> None:

@@ -869,6 +869,7 @@ def test_random_sequences_agree_with_the_model(tmp_path, capsys):
         for _, process in started:
             process.kill()
             process.wait()
+            process.stdout.close()
     kinds = {name: count for name, count in done.most_common() if name[0].isupper()}
     with capsys.disabled():
         print(f"\nfuzz seed {seed}: {done['episodes']} episodes, {kinds}")
