@@ -2,7 +2,7 @@
  * No Python, no locks, no static state.
  *
  * An operation is a slot, from prep until its completion is taken.  Its key, the kernel's
- * user_data, says which slot of which queue, and the how manieth use of it:
+ * user_data, names the slot, the queue, and which use of the slot it is:
  *
  *     63: 0   62, 61: 1   60..34: generation   33..20: queue   19..0: slot
  *
@@ -18,7 +18,7 @@
 
 #define BATCH_BITS (3ULL << 61)
 #define BATCH_AT_REST (1ULL << 63) /* in a slot's key: not in flight */
-#define BATCH_GONE (BATCH_AT_REST - 1) /* a completion that was taken: of a queue that never is */
+#define BATCH_GONE (BATCH_AT_REST - 3) /* a completion that was taken: nobody's user_data */
 #define BATCH_SLOT_BITS 20
 #define BATCH_QUEUE_BITS 14
 #define BATCH_MAX_CAPACITY (1u << BATCH_SLOT_BITS)
@@ -84,7 +84,7 @@ static inline int batch_add(struct batch_table *t, struct batch *b, uint32_t num
     return 0;
 }
 
-/* What it has stored is dropped; nothing of it may be in flight. */
+/* What it has stored is dropped, and what is in flight will find nothing. */
 static inline void batch_remove(struct batch_table *t, struct batch *b, uint32_t number) {
     t->queues[number] = NULL;
     t->stored -= b->stored;
@@ -160,7 +160,7 @@ static inline bool batch_forget(struct batch_table *t, uint64_t key) {
 struct batch_column {
     const char *at;
     size_t step;
-    union { int32_t i; uint32_t u; int64_t q; uint64_t Q; uint8_t b; } value;
+    union { int32_t i; uint32_t u; int64_t q; uint8_t b; } value;
 };
 
 enum { BATCH_FDS = 1, BATCH_STARTS, BATCH_LENGTHS, BATCH_OFFSETS, BATCH_FLAGS };
@@ -215,50 +215,64 @@ static inline void batch_begin(struct ring *r, struct batch_table *t, struct bat
     r->sqe_tail += count;
 }
 
+struct batch_item {
+    int32_t fd;
+    uint32_t length;
+    int64_t start, offset;
+    uint8_t flags;
+};
+
+static inline struct batch_item batch_item_of(const struct batch_plan *p, uint32_t i, int64_t end) {
+    return (struct batch_item){
+        .fd = BATCH_VALUE(p->fds, int32_t, i),
+        .length = BATCH_VALUE(p->lengths, uint32_t, i),
+        .start = p->starts.step ? BATCH_VALUE(p->starts, int64_t, i) : end,
+        .offset = BATCH_VALUE(p->offsets, int64_t, i),
+        .flags = BATCH_VALUE(p->flags, uint8_t, i),
+    };
+}
+
+static inline int batch_refuse(struct batch_plan *p, int argument, int64_t value) {
+    p->wrong_value = value;
+    return argument;
+}
+
+/* The argument that has a wrong value, or 0. */
+static inline int batch_check(struct batch_plan *p, const struct batch_item *item) {
+    const uint8_t allowed = URING_SQE_FIXED_FILE | URING_SQE_IO_DRAIN | URING_SQE_IO_LINK |
+                            URING_SQE_IO_HARDLINK | URING_SQE_ASYNC;
+    uint64_t start = (uint64_t)item->start;
+    p->wrong_length = item->length;
+    if (item->fd < 0) return batch_refuse(p, BATCH_FDS, item->fd);
+    if (item->length > BATCH_MAX_LENGTH) return batch_refuse(p, BATCH_LENGTHS, item->length);
+    if (item->start < 0 || item->length > p->size || start > p->size - item->length)
+        return batch_refuse(p, BATCH_STARTS, item->start);
+    if (item->offset < -1) return batch_refuse(p, BATCH_OFFSETS, item->offset);
+    if (item->flags & ~allowed) return batch_refuse(p, BATCH_FLAGS, item->flags);
+    return 0;
+}
+
 /* Fill SQEs as planned, each value read once and checked.  Returns how many there was room for, or
  * minus the argument (BATCH_...) that has a wrong value; then nothing was begun. */
 static inline int64_t batch_prep(struct ring *r, struct batch_table *t, struct batch *b,
                                  struct batch_plan *p, uint64_t count) {
-    const uint8_t allowed = URING_SQE_FIXED_FILE | URING_SQE_IO_DRAIN | URING_SQE_IO_LINK |
-                            URING_SQE_IO_HARDLINK | URING_SQE_ASYNC;
     uint32_t room = batch_room(r, b, count);
     int64_t end = room ? BATCH_VALUE(p->starts, int64_t, 0) : 0;
     for (uint32_t i = 0; i < room; i++) {
-        int32_t fd = BATCH_VALUE(p->fds, int32_t, i);
-        int64_t start = p->starts.step ? BATCH_VALUE(p->starts, int64_t, i) : end;
-        uint32_t length = BATCH_VALUE(p->lengths, uint32_t, i);
-        int64_t offset = BATCH_VALUE(p->offsets, int64_t, i);
-        uint8_t flags = BATCH_VALUE(p->flags, uint8_t, i);
-        p->wrong_index = i;
-        if (fd < 0) {
-            p->wrong_value = fd;
-            return -BATCH_FDS;
+        struct batch_item item = batch_item_of(p, i, end);
+        int wrong = batch_check(p, &item);
+        if (wrong) {
+            p->wrong_index = i;
+            return -wrong;
         }
-        if (length > BATCH_MAX_LENGTH) {
-            p->wrong_value = length;
-            return -BATCH_LENGTHS;
-        }
-        if (start < 0 || length > p->size || (uint64_t)start > p->size - length) {
-            p->wrong_value = start;
-            p->wrong_length = length;
-            return -BATCH_STARTS;
-        }
-        if (offset < -1) {
-            p->wrong_value = offset;
-            return -BATCH_OFFSETS;
-        }
-        if (flags & ~allowed) {
-            p->wrong_value = flags;
-            return -BATCH_FLAGS;
-        }
-        end = start + length;
+        end = item.start + item.length;
         struct uring_sqe *sqe = batch_sqe(r, i);
         sqe->opcode = p->opcode;
-        sqe->flags = flags;
-        sqe->fd = fd;
-        sqe->off = (uint64_t)offset;
-        sqe->addr = (uint64_t)(uintptr_t)(p->memory + start);
-        sqe->len = length;
+        sqe->flags = item.flags;
+        sqe->fd = item.fd;
+        sqe->off = (uint64_t)item.offset;
+        sqe->addr = (uint64_t)(uintptr_t)(p->memory + item.start);
+        sqe->len = item.length;
         sqe->op_flags = p->op_flags;
         sqe->buf_index = p->buf_index;
         sqe->user_data = batch_claim(b, i, p->tags.at ? BATCH_VALUE(p->tags, uint64_t, i) : i);
