@@ -605,6 +605,18 @@ def test_dropped_ring_warns_and_does_not_wait():
     right.close()
 
 
+def test_file_of_a_leaked_operation_stays_open():
+    reader, writer = os.pipe()
+    ring = Ring(8)
+    ring.prep_read(open(reader, "rb", buffering=0), bytearray(4))  # noqa: SIM115 - dropped
+    ring.submit()
+    with pytest.warns(ResourceWarning, match="unclosed ring"):
+        del ring
+    os.fstat(reader)  # else the kernel, late, could find another file under its number
+    os.close(reader)
+    os.close(writer)
+
+
 def test_dropped_ring_with_nothing_in_flight_leaks_nothing():
     before = leaked_operations(), len(os.listdir("/proc/self/fd"))
     ring = Ring(8)

@@ -1230,8 +1230,9 @@ cdef class Ring(Registrations):
                 op.live = False
                 self.in_use -= 1
                 self.leaked += 1
+                # Not its file: behind a link the kernel looks the descriptor up only when it gets
+                # there, and the number must not be another file's by then.
                 drop(&op.user_data)
-                drop(&op.file)
         if not inherited:
             self.leaked += self.batches.in_flight
         leaked_total += self.leaked
