@@ -332,7 +332,8 @@ class Disk(Channel):
 
     def check_rest(self) -> None:
         found = os.pread(self.ends[0].fileno(), BLOCK * BLOCKS + 1, 0)
-        assert found == b"".join(self.blocks), "the file is not what was written"
+        wrong = [n for n in range(BLOCKS) if found[n * BLOCK :][:BLOCK] != self.blocks[n]]
+        assert not wrong, f"blocks {wrong} of {self} are not what was written"
 
 
 class Listener(Channel):
@@ -753,6 +754,9 @@ class Blocks(OnFile):
 
     def arguments(self) -> tuple[Any, ...]:
         return self.file, self.buffers(), self.range[0] * BLOCK
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} {self.range}"
 
     def succeed(self, cqe: CQE) -> None:
         assert cqe.res == self.wanted, "a file was read or written in part"
@@ -1470,7 +1474,8 @@ class RingModel:
         self.values.pop(op.value, None)
         if op in self.nameless:
             self.nameless.remove(op)
-        op.release()
+        if op not in self.world.haunting:
+            op.release()
         if not self.leaks:
             for lent in op.lent:
                 lent.check_back()
@@ -1553,6 +1558,8 @@ class RingModel:
         """Drop the last reference to an open ring; returns how many operations it leaked."""
         queued, before = set(self.queue), leaked_operations()
         certain = [op for op in self.outstanding if isinstance(op, Timeout) and op.lasting()]
+        # The kernel may still look up what these name: nothing else may get their numbers.
+        late = {op for op in self.outstanding if op not in queued and not op.begun()}
         self.closed = self.leaks = True
         for op in (*self.outstanding, *self.ended):
             op.sqe = None
@@ -1562,7 +1569,9 @@ class RingModel:
         leaked = leaked_operations() - before
         assert len(certain) <= leaked <= len(self.outstanding) - len(queued), self.describe()
         for op in list(self.outstanding):
-            if op in queued:
+            if op in late:
+                self.world.haunt(op)
+            elif op in queued:
                 op.fail()
             else:
                 op.vanish()

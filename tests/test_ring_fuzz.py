@@ -181,6 +181,7 @@ class Fuzzer:
         self.dying: list[tuple[Any, str]] = []
         self.unraisable: list[str] = []
         self.warned: list[str] = []
+        self.haunting: list[Operation] = []
         self.strays = self.leaked = self.numbers = self.rings_made = 0
         self.models: list[RingModel] = []
         self.channels: list[Channel] = []
@@ -224,14 +225,21 @@ class Fuzzer:
         """Replace what was lost, as far as nothing needs its descriptors any more."""
         for pool in (self.channels, self.disks, self.listeners):
             for channel in [channel for channel in pool if channel.lost and self.idle(channel)]:
-                channel.close()
                 pool.remove(channel)  # type: ignore[arg-type]
+                if not any(op.channel is channel for op in self.haunting):
+                    channel.close()
         while len(self.channels) < 7:
             self.channels.append((new_pipe, new_pair, new_packets)[len(self.channels) % 3]())
         while len(self.disks) < 2:
             self.disks.append(Disk())
         while not self.listeners:
             self.listeners.append(Listener())
+
+    def haunt(self, op: Operation) -> None:
+        """It was leaked; the kernel may still look up what it works on."""
+        self.haunting.append(op)
+        if op.channel is not None:
+            op.channel.lost = True
 
     def users(self, channel: Channel) -> list[Operation]:
         return [op for model in self.models for op in model.outstanding if op.channel is channel]
@@ -503,7 +511,8 @@ class Fuzzer:
         self.log(f"    {op}")
         sqe = op.sqe
         assert not sqe.submitted or model.sqpoll
-        if len(op.lent) == 1 and op.method in ("prep_read", "prep_recv"):
+        packets = isinstance(getattr(op, "direction", None), Packets)
+        if len(op.lent) == 1 and op.method in ("prep_read", "prep_recv") and not packets:
             with pytest.raises(ValueError, match="exceeds"):
                 sqe.len = op.lent[0].size + 1
             model.shorten(op, self.rnd.randint(0, op.lent[0].size))
@@ -769,6 +778,13 @@ class Fuzzer:
             if not channel.lost:
                 channel.check_rest()
             channel.close()
+        if self.haunting:
+            time.sleep(0.05)
+        for op in self.haunting:
+            op.vanish()
+            op.release()
+            if op.channel is not None and not op.channel.closed:
+                op.channel.close()
         self.models.clear()
         self.check_user_data()
 
