@@ -41,6 +41,7 @@ from ferrule._core.ring import (
     SubmissionQueue,
     SubmissionQueueFull,
     TxTimestamp,
+    WaitRegion,
     leaked_operations,
 )
 
@@ -94,6 +95,7 @@ __all__ = [
     "SyncFileRangeFlags",
     "TimeoutFlags",
     "TxTimestamp",
+    "WaitRegion",
     "get_probe",
     "leaked_operations",
 ]

@@ -242,6 +242,12 @@ static inline int ring_enter(struct ring *r, uint32_t to_submit, uint32_t wait_n
                           flags | r->enter_flags | URING_ENTER_EXT_ARG, &arg, sizeof arg);
 }
 
+/* The same with an argument of another kind, which `flags` names. */
+static inline int ring_enter_arg(struct ring *r, uint32_t to_submit, uint32_t wait_nr,
+                                 uint32_t flags, const void *arg, size_t size) {
+    return ring_sys_enter(r->enter_fd, to_submit, wait_nr, flags | r->enter_flags, arg, size);
+}
+
 /* By the index where the ring has one and the kernel takes it (6.3), else by the descriptor. */
 static inline int ring_register(struct ring *r, uint32_t opcode, void *arg, uint32_t nr_args) {
     if (r->enter_flags & URING_ENTER_REGISTERED_RING && r->features & URING_FEAT_REG_REG_RING)

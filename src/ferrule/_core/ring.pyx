@@ -51,7 +51,6 @@ cdef uint64_t MESSAGE_MAX = MESSAGE_BIT - 1
 cdef uint32_t GENERATIONS = 0x3fffffff
 cdef uint64_t KEY_INTERNAL = 0x7fffffffffffffffULL   # our own cancels
 cdef uint64_t KEY_NOWHERE = 0x7ffffffffffffffeULL    # matches no operation
-cdef int64_t NEVER = -1
 
 cdef uint64_t leaked_total = 0
 
@@ -90,6 +89,7 @@ def leaked_operations():
 cdef class Ring
 cdef class SQE
 cdef class BufferRing
+cdef class WaitRegion
 cdef class RegisteredBuffer
 cdef class BufferPool
 cdef class FileTable
@@ -109,6 +109,7 @@ include "ring_register.pxi"
 include "ring_buffers.pxi"
 include "ring_batch.pxi"
 include "ring_setup.pxi"
+include "ring_wait.pxi"
 
 
 @cython.final
@@ -232,6 +233,7 @@ cdef class Ring(Registrations):
     cdef bint front_counted          # the buffers of the completion that peek_cqe showed
     cdef uint32_t front_start
     cdef uint32_t chunk_count, free_slot, in_use, hidden, first_generation
+    cdef WaitRegion wait_region      # or None
     cdef dict groups                 # bgid -> BufferRing
     cdef dict provided               # bgid -> memory given by prep_provide_buffers, for ever
     cdef list buffers                # as registered: RegisteredBuffer or None each
@@ -562,7 +564,7 @@ cdef class Ring(Registrations):
         Fewer than were queued means that it stopped at a bad one (set-up without SUBMIT_ALL):
         that one completes with its error, the rest stay queued.
         """
-        return self.enter(0, NEVER)
+        return self.enter(0, &ENDLESS)
 
     def submit_and_wait(self, unsigned int wait_nr):
         """Submit, and wait until `wait_nr` completions can be taken, those of batch queues too.
@@ -571,15 +573,95 @@ cdef class Ring(Registrations):
 
         The GIL is released while waiting, and signal handlers run.
         """
-        return self.enter(wait_nr, NEVER)
+        return self.enter(wait_nr, &ENDLESS)
 
-    def submit_and_wait_timeout(self, unsigned int wait_nr, seconds):
+    def submit_and_wait_timeout(self, unsigned int wait_nr, seconds, sigmask=None, *,
+                                bint absolute=False):
         """The same, for at most `seconds` (None: without limit).
+
+        sigmask   signal numbers: while it waits, these are blocked and no others, as in
+                  epoll_pwait.  The handler of one that arrives runs, and the wait goes on
+        absolute  `seconds` is a time on the ring's clock: time.monotonic(), unless
+                  register_clock() chose another (Linux 6.12)
 
         Returns how many SQEs the kernel took; cq_ready() tells whether the wait was over in time.
         Raises NotSupported before Linux 5.11.
         """
-        return self.enter(wait_nr, self.deadline(seconds))
+        cdef WaitLimits limits = self.limits_of(None if absolute else seconds, sigmask)
+        cdef uring_timespec ts
+        if absolute and seconds is not None:
+            if not self.r.features & URING_FEAT_MIN_TIMEOUT:
+                raise lacking("waiting for an absolute time", "6.12")
+            ts = timespec_of(seconds, "the time")
+            limits.deadline = ts.tv_sec * 1_000_000_000 + ts.tv_nsec
+            limits.absolute = True
+        return self.enter(wait_nr, &limits)
+
+    def submit_and_wait_min_timeout(self, unsigned int wait_nr, seconds, min_wait, sigmask=None):
+        """The same, but content with fewer (Linux 6.12): for `min_wait` seconds it waits for
+        `wait_nr` completions, from then on for one, for at most `seconds` in all (None: without
+        limit).
+
+        It collects batches where completions come often, and delays none by more than `min_wait`.
+        """
+        cdef WaitLimits limits = self.limits_of(seconds, sigmask)
+        cdef uring_timespec ts = timespec_of(min_wait, "min_wait")
+        if not self.r.features & URING_FEAT_MIN_TIMEOUT:
+            raise lacking("submit_and_wait_min_timeout", "6.12")
+        # The kernel counts microseconds, up to 2**32.
+        limits.min_wait = min(ts.tv_sec, 4294) * 1_000_000_000 + ts.tv_nsec
+        return self.enter(wait_nr, &limits)
+
+    def submit_and_wait_reg(self, unsigned int wait_nr, unsigned int index):
+        """The same, with the limits that register_wait_reg()'s region has at `index`
+        (Linux 6.13)."""
+        cdef WaitLimits limits
+        if self.wait_region is None:
+            self.check()
+            raise ValueError("this ring has no registered waits: call register_wait_reg() before "
+                             "it is enabled")
+        limits = self.wait_region.limits_at(index)
+        return self.enter(wait_nr, &limits)
+
+    def submit_and_get_events(self):
+        """submit() and get_events() in one system call."""
+        return self.enter(0, &ENDLESS, None, True)
+
+    def sqring_wait(self):
+        """With SQPOLL: wait until there is room in the submission queue.  Returns how much; 0 when
+        what fills it was not submitted yet (Linux 5.10).  Other rings do not wait.
+
+        The GIL is released while waiting, and signal handlers run.
+        """
+        cdef int result
+        self.check()
+        while ring_sq_ready(&self.r) == self.r.sq_entries and (
+                self.r.setup_flags & URING_SETUP_SQPOLL) and self.r.sqe_head == self.r.sqe_tail:
+            result = self.block(0, 0, URING_ENTER_SQ_WAIT | URING_ENTER_SQ_WAKEUP, NULL)
+            if result < 0 and result != -EINTR:
+                raise enter_error(result)
+            PyErr_CheckSignals()
+            self.check()
+        return self.r.sq_entries - ring_sq_ready(&self.r)
+
+    def set_iowait(self, bint enable):
+        """Whether time slept in a wait counts as waiting for I/O (the default), which lets the
+        CPU run faster and shows in its statistics.  Switching it off needs Linux 6.15."""
+        self.check()
+        if not self.r.features & URING_FEAT_NO_IOWAIT:
+            if not enable:
+                raise lacking("set_iowait", "6.15")
+        elif enable:
+            self.r.enter_flags &= ~<uint32_t>URING_ENTER_NO_IOWAIT
+        else:
+            self.r.enter_flags |= URING_ENTER_NO_IOWAIT
+
+    cdef WaitLimits limits_of(self, object seconds, object sigmask) except *:
+        cdef WaitLimits limits = until(self.deadline(seconds))
+        if sigmask is not None:
+            limits.sigmask = signal_mask(sigmask)
+            limits.masked = True
+        return limits
 
     cdef int64_t deadline(self, object seconds) except? -2:
         cdef uring_timespec ts
@@ -591,22 +673,25 @@ cdef class Ring(Registrations):
         ts = timespec_of(seconds, "the timeout")
         return fe_monotonic_ns() + ts.tv_sec * 1_000_000_000 + ts.tv_nsec
 
-    cdef object enter(self, uint32_t wait_nr, int64_t deadline, object waiter=None):
-        cdef uint32_t pending, flags = 0
+    cdef object enter(self, uint32_t wait_nr, const WaitLimits *limits, object waiter=None,
+                      bint fetch=False):
+        cdef uint32_t pending, handed_over, flags = 0
         cdef int taken
         self.check()
+        handed_over = self.r.sqe_tail - self.r.sqe_head
         pending = ring_flush(&self.r)
         if self.r.setup_flags & URING_SETUP_SQPOLL:
+            pending = handed_over  # whether or not its thread has taken them yet
             fe_full_fence()
             if ring_sq_flags(&self.r) & URING_SQ_NEED_WAKEUP:
                 flags = URING_ENTER_SQ_WAKEUP
-            elif wait_nr == 0:
+            elif wait_nr == 0 and not fetch:
                 return pending
         if wait_nr or waiter is not None:
-            return self.wait(pending, wait_nr, flags, deadline, waiter)
-        if pending == 0 and flags == 0:
+            return self.wait(pending, wait_nr, flags, limits, waiter)
+        if pending == 0 and flags == 0 and not fetch:
             return 0
-        if self.r.setup_flags & URING_SETUP_IOPOLL:
+        if fetch or self.r.setup_flags & URING_SETUP_IOPOLL:
             flags |= URING_ENTER_GETEVENTS
         taken = ring_enter(&self.r, pending, 0, flags, NULL)
         if taken < 0:
@@ -616,14 +701,14 @@ cdef class Ring(Registrations):
     # Submit `pending` and wait for `wait_nr` completions.  Submitting keeps the GIL, for much is
     # done at once; only a wait that finds too few lets go of it.  The kernel reports a signal or a
     # timeout only when it submitted nothing, so both are looked at after every return.
-    cdef object wait(self, uint32_t pending, uint32_t wait_nr, uint32_t flags, int64_t deadline,
-                     object waiter):
+    cdef object wait(self, uint32_t pending, uint32_t wait_nr, uint32_t flags,
+                     const WaitLimits *limits, object waiter):
         cdef uint32_t needed, submitted = 0
-        cdef uring_timespec ts
-        cdef uring_timespec *limit = NULL
-        cdef int64_t left = 0
+        cdef WaitArgument argument
+        cdef int64_t start
         cdef int taken
         self.check()
+        start = fe_monotonic_ns() if limits.min_wait else 0
         if self.r.setup_flags & URING_SETUP_SQPOLL and not flags:
             submitted = pending  # its thread is awake and takes them
         elif pending or flags:
@@ -633,24 +718,25 @@ cdef class Ring(Registrations):
             submitted = taken
             if submitted < pending:
                 return submitted
+        argument.first = True
         while True:
+            argument.patience = limits.min_wait
+            if limits.min_wait:
+                argument.patience -= fe_monotonic_ns() - start
+                if argument.patience <= 0:
+                    argument.patience = 0
+                    wait_nr = 1
             needed = self.needed(wait_nr, waiter)
             self.check()  # a skipped completion's user_data may have closed it
-            if needed == 0:
+            if needed == 0 or self.r.wide and self.full():
                 break
-            if deadline != NEVER:
-                left = max(deadline - fe_monotonic_ns(), 0)
-                ts.tv_sec = left // 1_000_000_000
-                ts.tv_nsec = left % 1_000_000_000
-                limit = &ts
-            if self.r.wide and self.full():
-                break
-            taken = self.block(0, needed + self.fillers, URING_ENTER_GETEVENTS, limit)
+            prepare_wait(&argument, limits)
+            taken = self.block(0, needed + self.fillers, URING_ENTER_GETEVENTS, &argument)
             if taken < 0 and taken != -EINTR and taken != -ETIME:
                 raise enter_error(taken)
             PyErr_CheckSignals()
             self.check()  # a signal handler may have closed it
-            if limit != NULL and (taken == -ETIME or left == 0):
+            if is_over(&argument, limits, taken):
                 break
         return submitted
 
@@ -682,12 +768,16 @@ cdef class Ring(Registrations):
         return ring_cq_ready(&self.r) >= self.wait_limit()
 
     cdef int block(self, uint32_t pending, uint32_t wait_nr, uint32_t flags,
-                   uring_timespec *limit):
+                   const WaitArgument *argument):
         cdef int taken
         wait_nr = min(wait_nr, self.wait_limit())
         self.waiters += 1
         with nogil:
-            taken = ring_enter(&self.r, pending, wait_nr, flags, limit)
+            if argument == NULL:
+                taken = ring_enter(&self.r, pending, wait_nr, flags, NULL)
+            else:
+                taken = ring_enter_arg(&self.r, pending, wait_nr, flags | argument.flags,
+                                       argument.at, argument.size)
         self.waiters -= 1
         return taken
 
@@ -916,6 +1006,7 @@ cdef class Ring(Registrations):
         """
         cdef list out = []
         cdef uint32_t limit
+        cdef WaitLimits limits
         if max_count < 0:
             raise ValueError("max_count must not be negative")
         self.check()
@@ -924,7 +1015,8 @@ cdef class Ring(Registrations):
             self.fetch()
         self.drain(out, limit)
         if not out and wait_nr and limit:
-            self.wait(0, wait_nr, 0, self.deadline(timeout), self)
+            limits = until(self.deadline(timeout))
+            self.wait(0, wait_nr, 0, &limits, self)
             self.drain(out, limit)
         return out
 
@@ -940,7 +1032,8 @@ cdef class Ring(Registrations):
         return out[0]
 
     cdef int await_one(self, object timeout) except -1:
-        self.wait(0, 1, 0, self.deadline(timeout), self)
+        cdef WaitLimits limits = until(self.deadline(timeout))
+        self.wait(0, 1, 0, &limits, self)
         if timeout is not None and self.ready() == 0:
             raise TimeoutError(errno.ETIME, f"no completion within {timeout} s")
         return 0
@@ -1116,17 +1209,20 @@ cdef class Ring(Registrations):
 
     # Submit `pending`, and wait until the queue holds `wait_nr` completions, but not long.
     cdef void await_events(self, uint32_t pending, uint32_t wait_nr, int64_t nanoseconds):
-        cdef uring_timespec ts
+        cdef WaitArgument argument
+        cdef WaitLimits limits
         cdef uint32_t flags = URING_ENTER_GETEVENTS
         if self.r.setup_flags & URING_SETUP_SQPOLL:
             flags |= URING_ENTER_SQ_WAKEUP
-        ts.tv_sec = 0
-        ts.tv_nsec = min(nanoseconds, 100_000_000)
+        nanoseconds = min(nanoseconds, 100_000_000)
         if self.r.features & URING_FEAT_EXT_ARG:
-            self.block(pending, wait_nr, flags, &ts)
+            limits = until(fe_monotonic_ns() + nanoseconds)
+            argument.first, argument.patience = True, 0
+            prepare_wait(&argument, &limits)
+            self.block(pending, wait_nr, flags, &argument)
         else:
             self.block(pending, 0, flags, NULL)
-            self.poll_fd(ts.tv_nsec)
+            self.poll_fd(nanoseconds)
 
     cdef void poll_fd(self, int64_t nanoseconds):
         cdef pollfd wanted
@@ -1355,7 +1451,7 @@ add_cqe_members()
 for made_here in (Operations, FileOperations, SocketOperations, SystemOperations,
                   TableRegistrations, Registrations, SQE, CQE, StatResult, Probe, BufferRing,
                   RegisteredBuffer, PooledBuffer, BufferPool, FileTable, _Pages, BatchQueue,
-                  SubmissionQueue, CompletionQueue):
+                  WaitRegion, SubmissionQueue, CompletionQueue):
     fe_forbid_making(<PyTypeObject *>made_here)
 del made_here
 

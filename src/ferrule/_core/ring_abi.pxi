@@ -45,6 +45,28 @@ cdef extern from "uring_abi.h" nogil:
         int64_t tv_sec
         int64_t tv_nsec
 
+    struct uring_getevents_arg:
+        uint64_t sigmask
+        uint32_t sigmask_sz
+        uint32_t min_wait_usec
+        uint64_t ts
+
+    struct uring_reg_wait:
+        uring_timespec ts
+        uint32_t min_wait_usec
+        uint32_t flags
+        uint64_t sigmask
+        uint32_t sigmask_sz
+
+    struct uring_region_desc:
+        uint64_t user_addr
+        uint64_t size
+        uint32_t flags
+
+    struct uring_mem_region_reg:
+        uint64_t region_uptr
+        uint64_t flags
+
     struct uring_buf:
         uint64_t addr
         uint32_t len
@@ -170,7 +192,8 @@ cdef extern from "uring_abi.h" nogil:
         URING_UNREGISTER_NAPI, URING_REGISTER_CLOCK, URING_REGISTER_CLONE_BUFFERS
         URING_REGISTER_SEND_MSG_RING, URING_REGISTER_ZCRX_IFQ, URING_REGISTER_RESIZE_RINGS
         URING_REGISTER_MEM_REGION, URING_REGISTER_QUERY, URING_REGISTER_USE_REGISTERED_RING
-        URING_MAX_CQ_ENTRIES, URING_QUERY_OPCODES
+        URING_MAX_CQ_ENTRIES, URING_QUERY_OPCODES, URING_REG_WAIT_TS
+        URING_MEM_REGION_TYPE_USER, URING_MEM_REGION_REG_WAIT_ARG
         URING_PROBE_SUPPORTED, URING_OP_NOP, URING_OP_READV, URING_OP_WRITEV, URING_OP_FSYNC
         URING_OP_READ_FIXED, URING_OP_WRITE_FIXED, URING_OP_POLL_ADD, URING_OP_POLL_REMOVE
         URING_OP_SYNC_FILE_RANGE, URING_OP_SENDMSG, URING_OP_RECVMSG, URING_OP_TIMEOUT
@@ -235,6 +258,8 @@ cdef extern from "ring.h" nogil:
     uint32_t ring_sq_flags(const ring *r)
     int ring_enter(ring *r, uint32_t to_submit, uint32_t wait_nr, uint32_t flags,
                    const uring_timespec *ts)
+    int ring_enter_arg(ring *r, uint32_t to_submit, uint32_t wait_nr, uint32_t flags,
+                       const void *arg, size_t size)
     int ring_register(ring *r, uint32_t opcode, void *arg, uint32_t nr_args)
     bint ring_cqe_is_big(const ring *r, const uring_cqe *cqe)
     uring_cqe *ring_next_cqe(const ring *r, uint32_t *head, uint32_t tail)
@@ -383,6 +408,8 @@ cdef extern from *:
         char sun_path[108]
     struct sockaddr_storage:
         sa_family_t ss_family
+    enum:
+        CLOCK_MONOTONIC, CLOCK_BOOTTIME
     enum:
         AF_UNIX, AF_INET, AF_INET6, MSG_NOSIGNAL, SOL_SOCKET, SCM_RIGHTS
     uint16_t htons(uint16_t) noexcept nogil

@@ -485,7 +485,7 @@ cdef class BatchQueue:
         cdef batch_results out
         cdef Ring ring
         cdef Py_ssize_t wanted = wait_nr
-        cdef int64_t deadline
+        cdef WaitLimits limits
         cdef bint entered = False
         arrays.held = 0
         arrays.length = -1
@@ -497,13 +497,13 @@ cdef class BatchQueue:
             if not 0 <= wanted <= arrays.length:
                 raise ValueError(f"wait_nr must be from 0 to {arrays.length}, the items of "
                                  f"results, not {wanted}")
-            deadline = NEVER if timeout is None else self.ring().deadline(timeout)
+            limits = until(NEVER if timeout is None else self.ring().deadline(timeout))
             out.room = <uint32_t>min(arrays.length, BATCH_MAX_CAPACITY)
             ring = self.ring()
-            if submit and ring.enter(<uint32_t>wanted, deadline, self):
+            if submit and ring.enter(<uint32_t>wanted, &limits, self):
                 entered = True
             elif wanted and not submit:
-                ring.wait(0, <uint32_t>wanted, 0, deadline, self)
+                ring.wait(0, <uint32_t>wanted, 0, &limits, self)
             self.gather(self.ring(), &out, entered)
             return out.taken
         finally:

@@ -20,6 +20,46 @@ cdef class Registrations(TableRegistrations):
         self.register(URING_REGISTER_PROBE, &probe.raw, 256)
         return probe
 
+    def register_wait_reg(self, unsigned int count=64):
+        """Keep the limits of `count` waits in memory that the kernel reads (Linux 6.13).
+
+        Returns the WaitRegion; submit_and_wait_reg() names its places.  Only on a ring made with
+        R_DISABLED, before enable_rings(), and once: else ValueError.
+        """
+        cdef Ring ring = <Ring>self
+        cdef WaitRegion region
+        cdef uring_region_desc described
+        cdef uring_mem_region_reg reg
+        ring.check()
+        if not 1 <= count <= MAX_WAITS:
+            raise ValueError(f"count must be from 1 to {MAX_WAITS}, not {count}")
+        if not ring.disabled or ring.wait_region is not None:
+            raise ValueError("waits are registered once, on a ring made with R_DISABLED, before "
+                             "enable_rings()")
+        region = WaitRegion.__new__(WaitRegion)
+        region.allocate(count)
+        memset(&described, 0, sizeof(described))
+        described.user_addr = <uint64_t><uintptr_t>region.waits
+        described.size = region.size
+        described.flags = URING_MEM_REGION_TYPE_USER
+        memset(&reg, 0, sizeof(reg))
+        reg.region_uptr = <uint64_t><uintptr_t>&described
+        reg.flags = URING_MEM_REGION_REG_WAIT_ARG
+        self.register(URING_REGISTER_MEM_REGION, &reg, 1)
+        ring.wait_region = region
+        return region
+
+    def register_clock(self, int clock):
+        """The clock of this ring's waits: time.CLOCK_MONOTONIC, as it is at first, or
+        time.CLOCK_BOOTTIME, which goes on while the machine is suspended (Linux 6.12)."""
+        cdef uint32_t block[4]
+        if clock != CLOCK_MONOTONIC and clock != CLOCK_BOOTTIME:
+            raise ValueError(
+                f"clock must be time.CLOCK_MONOTONIC or time.CLOCK_BOOTTIME, not {clock}")
+        memset(block, 0, sizeof(block))
+        block[0] = clock
+        self.register(URING_REGISTER_CLOCK, block, 0)
+
     def enable_rings(self):
         """Start a ring made with R_DISABLED; the calling thread becomes its issuer (Linux 5.10)."""
         cdef Ring ring = <Ring>self

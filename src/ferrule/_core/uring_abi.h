@@ -61,6 +61,22 @@ struct uring_getevents_arg {
     uint64_t ts;
 };
 
+struct uring_reg_wait {
+    struct uring_timespec ts;
+    uint32_t min_wait_usec, flags;
+    uint64_t sigmask;
+    uint32_t sigmask_sz, pad[3];
+    uint64_t pad2[2];
+};
+
+struct uring_region_desc {
+    uint64_t user_addr, size;
+    uint32_t flags, id;
+    uint64_t mmap_offset, resv[4];
+};
+
+struct uring_mem_region_reg { uint64_t region_uptr, flags, resv[2]; };
+
 struct uring_buf {
     uint64_t addr;
     uint32_t len;
@@ -130,6 +146,9 @@ _Static_assert(sizeof(struct uring_buf) == 16, "a provided buffer is 16 bytes");
 _Static_assert(sizeof(struct uring_buf_reg) == 40, "buf_reg is 40 bytes");
 _Static_assert(sizeof(struct uring_sync_cancel_reg) == 64, "sync_cancel_reg is 64 bytes");
 _Static_assert(sizeof(struct uring_buf_status) == 40, "buf_status is 40 bytes");
+_Static_assert(sizeof(struct uring_reg_wait) == 64, "reg_wait is 64 bytes");
+_Static_assert(sizeof(struct uring_region_desc) == 64, "region_desc is 64 bytes");
+_Static_assert(sizeof(struct uring_mem_region_reg) == 32, "mem_region_reg is 32 bytes");
 _Static_assert(sizeof(struct uring_query_hdr) == 40, "query_hdr is 40 bytes");
 _Static_assert(sizeof(struct uring_query_opcodes) == 48, "query_opcodes is 48 bytes");
 _Static_assert(sizeof(struct uring_rsrc_update) == 16, "rsrc_update is 16 bytes");
@@ -336,5 +355,8 @@ _Static_assert(URING_OP_OPENAT == 18 && URING_OP_OPENAT2 == 28 && URING_OP_MSG_R
 
 #define URING_PROBE_SUPPORTED 1
 #define URING_QUERY_OPCODES 0
+#define URING_REG_WAIT_TS 1
+#define URING_MEM_REGION_TYPE_USER 1
+#define URING_MEM_REGION_REG_WAIT_ARG 1
 
 #endif
