@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -19,7 +20,10 @@ from ferrule.ring import (
     Op,
     PollFlags,
     Ring,
+    SetupFlags,
     TimeoutFlags,
+    query,
+    send_msg_ring,
 )
 from ring_support import CANCELED, clean_ring, each_setup, finish, results, tcp_pair
 
@@ -332,6 +336,51 @@ def test_registered_file_is_passed_to_any_free_slot():
         other.prep_send(1, b"x").use_registered_fd()
         assert finish(other)[0].res == 1
         assert server.recv(1) == b"x"
+
+
+@each_setup
+def test_message_is_sent_from_a_thread_without_a_ring(flags):
+    with clean_ring(flags=flags) as ring:
+        sender = threading.Timer(0.02, send_msg_ring, [ring, 5, 99])
+        sender.start()
+        cqe = ring.copy_cqe(timeout=5)
+        assert (cqe.res, cqe.user_data, cqe.opcode) == (5, 99, Op.NOP)
+        sender.join()
+
+
+@each_setup
+def test_message_reaches_the_ring_of_another_thread(flags):
+    with clean_ring(flags=flags) as ring:
+
+        def send():
+            with clean_ring(flags=flags) as own:
+                own.prep_msg_ring(ring, 5, 99)
+                assert finish(own)[0].res == 0
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        assert ring.copy_cqe(timeout=5).user_data == 99
+        sender.join()
+
+
+def test_message_without_a_ring_is_refused_where_it_cannot_arrive():
+    with pytest.raises(OSError, match=os.strerror(errno.EBADFD)), Ring(
+            4, flags=SetupFlags.R_DISABLED) as ring:
+        send_msg_ring(ring, 0, 0)
+    with pytest.raises(OverflowError, match="below 2"), clean_ring() as ring:
+        send_msg_ring(ring, 0, 1 << 63)
+    with pytest.raises(OSError, match=os.strerror(errno.EBADFD)), open(os.devnull) as file:
+        send_msg_ring(file, 0, 0)
+
+
+def test_query_agrees_with_what_a_ring_says():
+    answer = query()
+    with clean_ring() as ring:
+        assert answer.request_opcodes == ring.register_probe().last_op + 1
+        assert answer.features & ring.features == ring.features
+        assert answer.setup_flags & ring.flags == ring.flags
+    assert answer.register_opcodes > 35  # it knows of itself
+    assert answer.query_opcodes >= 1
 
 
 def test_variants_that_the_kernel_lacks_are_refused_by_name(hidden_operations):

@@ -33,6 +33,7 @@ from ferrule._core.ring import (
     Params,
     PooledBuffer,
     Probe,
+    Query,
     ReceivedMessage,
     RegisteredBuffer,
     Ring,
@@ -43,6 +44,8 @@ from ferrule._core.ring import (
     TxTimestamp,
     WaitRegion,
     leaked_operations,
+    query,
+    send_msg_ring,
 )
 
 __all__ = [
@@ -76,6 +79,7 @@ __all__ = [
     "PollFlags",
     "PooledBuffer",
     "Probe",
+    "Query",
     "ReceivedMessage",
     "RecvSendFlags",
     "RegisteredBuffer",
@@ -98,6 +102,8 @@ __all__ = [
     "WaitRegion",
     "get_probe",
     "leaked_operations",
+    "query",
+    "send_msg_ring",
 ]
 
 AT_FDCWD = -100

@@ -163,6 +163,17 @@ class CQE:
     def slots(self) -> list[int] | None: ...
     def raise_for_error(self) -> int: ...
 
+class Query(NamedTuple):
+    request_opcodes: int
+    register_opcodes: int
+    features: int
+    setup_flags: int
+    enter_flags: int
+    sqe_flags: int
+    query_opcodes: int
+
+def query() -> Query: ...
+def send_msg_ring(target: Ring | _FileLike, res: int, data: int, flags: int = ...) -> None: ...
 @final
 class Probe:
     @property

@@ -373,12 +373,14 @@ cdef class Ring(Registrations):
         return self.r.fd
 
     def fileno(self):
-        """The ring's descriptor; it polls readable when completions wait.
+        """The ring's descriptor; it polls readable when completions wait.  From any thread.
 
         Raises NotSupported for a ring without one: made with REGISTERED_FD_ONLY, or after
         close_ring_fd().
         """
-        self.check()
+        # Other threads may poll it, and send it messages.
+        if self.unusable or self.epoch != fork_epoch:
+            self.refuse_dead()
         if self.r.fd < 0:
             raise NotSupported(EOPNOTSUPP, "this ring has no descriptor (REGISTERED_FD_ONLY, "
                                "close_ring_fd), only an index of its thread's: it cannot be "

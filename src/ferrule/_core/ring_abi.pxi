@@ -249,6 +249,7 @@ cdef extern from "ring.h" nogil:
     bint ring_is_open(const ring *r)
     int ring_open(ring *r, uint32_t entries, uring_params *p)
     void ring_close(ring *r)
+    int ring_sys_register(int fd, uint32_t opcode, void *arg, uint32_t count)
     uint32_t ring_sq_ready(const ring *r)
     uint32_t ring_cq_ready(const ring *r)
     uring_sqe *ring_sqe_at(const ring *r, uint32_t position)

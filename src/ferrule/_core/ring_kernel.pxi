@@ -153,3 +153,36 @@ cdef class Probe:
 
     def __repr__(self):
         return f"Probe(last_op={self.last_op})"
+
+
+class Query(NamedTuple):
+    """What Linux 6.18 and later tell of their io_uring (ferrule.ring.query).
+
+    request_opcodes   how many operations there are: 0 to this, without it
+    register_opcodes  how many registrations
+    features          Features
+    setup_flags       SetupFlags that are known
+    enter_flags       EnterFlags
+    sqe_flags         SqeFlags
+    query_opcodes     how many questions can be asked
+    """
+    request_opcodes: int
+    register_opcodes: int
+    features: int
+    setup_flags: int
+    enter_flags: int
+    sqe_flags: int
+    query_opcodes: int
+
+
+def query():
+    """Ask the kernel what its io_uring has, without a ring (Linux 6.18): a Query.
+
+    NotSupported before; get_probe() and Ring.features tell most of it.
+    """
+    cdef uring_query_opcodes answer
+    if query_kernel(&answer) != 0:
+        raise lacking("io_uring's query", "6.18")
+    return Query(answer.nr_request_opcodes, answer.nr_register_opcodes, answer.feature_flags,
+                 answer.ring_setup_flags, answer.enter_flags, answer.sqe_flags,
+                 answer.nr_query_opcodes)

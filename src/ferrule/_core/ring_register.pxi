@@ -229,3 +229,33 @@ cdef class Registrations(TableRegistrations):
         if result < 0:
             raise register_error(-result, URING_REGISTER_SYNC_CANCEL)
         return result
+
+
+def send_msg_ring(target, unsigned int res, uint64_t data, unsigned int flags=0):
+    """Post a completion into a ring without having one: its res, and `data` as its user_data.
+
+    From any thread, at once; wakes who waits in that ring.  Linux 6.13.
+
+    target  a Ring, which receives data below 2**63, or the descriptor of a ring made by others
+    flags   none so far that would mean something here
+
+    OSError: EBADFD, the ring is disabled; EOVERFLOW, its completion queue is full.
+    """
+    cdef uring_sqe message
+    cdef int result
+    memset(&message, 0, sizeof(message))
+    if isinstance(target, Ring):
+        if data > MESSAGE_MAX:
+            raise OverflowError("data for a Ring must be below 2**63")
+        data |= MESSAGE_BIT
+    message.opcode = URING_OP_MSG_RING
+    message.fd = PyObject_AsFileDescriptor(target)
+    message.addr = URING_MSG_DATA
+    message.len = res
+    message.off = data
+    message.op_flags = flags
+    result = ring_sys_register(-1, URING_REGISTER_SEND_MSG_RING, &message, 1)
+    if result == -EINVAL and flags == 0:
+        raise lacking("sending a message without a ring", "6.13")
+    if result < 0:
+        raise OSError(-result, f"sending a message to a ring: {os.strerror(-result)}")
