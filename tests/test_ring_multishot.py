@@ -413,6 +413,12 @@ def test_message_is_unpacked_only_from_its_own_completion():
         with pytest.raises(ValueError, match="not one of prep_recvmsg_multishot"):
             group.take_message(cqe)
         assert group.take(cqe) == b"y"
+        client.send(bytes(300))
+        ring.prep_recv(server, None, ioprio=BUNDLE).buffer_select(group).len = 400
+        [cqe] = finish(ring)
+        with pytest.raises(ValueError, match="spans 2 buffers"):
+            group.get_message(cqe)
+        assert group.take(cqe) == bytes(300)
         ring.prep_nop()
         with pytest.raises(ValueError, match="used no provided buffer"):
             group.get_message(finish(ring)[0])

@@ -219,6 +219,23 @@ def test_direct_multishot_accept_ends_when_the_table_is_full(flags):
 
 
 @each_setup
+def test_file_table_follows_direct_sockets_and_accepts(flags):
+    with clean_ring(flags=flags) as ring, tcp_listener() as listener:
+        table = ring.register_file_table(4, 3)
+        slot = table.allocate()
+        ring.prep_socket_direct(socket.AF_INET, socket.SOCK_STREAM, 0, slot)
+        ring.prep_socket_direct_alloc(socket.AF_INET, socket.SOCK_STREAM)
+        assert [cqe.res for cqe in finish(ring, 2)] == [0, 1]
+        ring.prep_multishot_accept_direct(listener)
+        hand_over(ring)
+        for accepted in (2, 3):
+            with socket.create_connection(listener.getsockname()):
+                assert ring.copy_cqe(timeout=5).res == accepted
+        assert list(table) == [slot, 1, 2, 3]
+        cancel_all(ring)
+
+
+@each_setup
 def test_closing_a_ring_does_not_take_a_place_of_the_table_for_a_descriptor(flags):
     # Descriptor 0 would be closed, then whatever the allocated places happen to number.
     with tcp_listener() as listener, clean_ring(flags=flags) as ring:

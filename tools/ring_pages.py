@@ -41,7 +41,10 @@ PAGES = {
         "FileOperations", "AtFlags", "ResolveFlags", "RenameFlags", "FallocateFlags", "FsyncFlags",
         "SyncFileRangeFlags", "SpliceFlags", "FixedFdFlags", "StatResult",
     ],
-    "sockets.md": ["SocketOperations", "RecvSendFlags", "AcceptFlags", "Message"],
+    "sockets.md": [
+        "SocketOperations", "RecvSendFlags", "AcceptFlags", "SocketOp", "Message",
+        "ReceivedMessage", "TxTimestamp",
+    ],
     "system.md": ["SystemOperations"],
     "buffers.md": ["BufferRing", "BufferRingFlags"],
     "tables.md": ["TableRegistrations", "FileTable", "RegisteredBuffer", "BufferPool",

@@ -262,9 +262,10 @@ cdef class BufferRing:
         ReceivedMessage(data, ancdata, msg_flags, address); the data is a memoryview of the
         buffer."""
         cdef uint32_t bid, start, size
-        [(bid, start, size)] = self.pieces_of(cqe)
+        view = self.get(cqe)
+        bid, start, size = self.pieces_of(cqe)[0]
         return unpack_message(
-            cqe, self.get(cqe), self.memory + bid * <size_t>self.buffer_size + start, size)
+            cqe, view, self.memory + bid * <size_t>self.buffer_size + start, size)
 
     def take_message(self, CQE cqe not None):
         """get_message() with the data as bytes; a buffer that ended with it is recycled."""

@@ -88,10 +88,10 @@ cdef SQE fill_address(SQE sqe, uint8_t opcode, object file, object address):
     return sqe
 
 
-# Every send that has no msghdr.  The block holds the address and, of several buffers, the iovecs.
+# Every send that has no msghdr.  The block, where one is needed, holds the address and, of several
+# buffers, the iovecs.
 cdef SQE fill_send(SQE sqe, uint8_t opcode, object file, object buffer, int flags,
                    uint32_t ioprio, object address):
-    cdef int fd = sqe.descriptor(file)
     cdef list sources = None
     cdef Py_ssize_t count = 0
     cdef socklen_t size = 0
@@ -100,6 +100,11 @@ cdef SQE fill_send(SQE sqe, uint8_t opcode, object file, object buffer, int flag
         need(URING_OP_PIPE, "sending several buffers without sendmsg", "6.17")
         sources = list(buffer)
         count = len(sources)
+    elif address is None and buffer is not None:
+        sqe.transfer(opcode, file, buffer, False, 0, <uint32_t>(flags | MSG_NOSIGNAL))
+        sqe.raw.ioprio = <uint16_t>ioprio
+        return sqe
+    cdef int fd = sqe.descriptor(file)
     cdef bytes block = send_block(address, count, &size)
     cdef iovec *iovecs = <iovec *>(PyBytes_AS_STRING(block) + sizeof(sockaddr_storage))
     if sources is not None:
@@ -522,7 +527,8 @@ cdef class SocketOperations(FileOperations):
         Two completions: first res, the bytes sent or an error, with `more`; then, in any time, one
         whose `notification` is true.  Until then the buffer is held, and must not be changed: the
         network card may read it yet.  A send that was refused outright has only the first.  Over
-        the loopback the kernel always copies.  -EOPNOTSUPP: not for this kind of socket.
+        the loopback the kernel always copies.  -EOPNOTSUPP: not for this kind of socket; -ENOMEM:
+        more memory in flight than RLIMIT_MEMLOCK allows.
         """
         check_bits(zc_flags, ZC_FLAGS, "RecvSendFlags.POLL_FIRST and SEND_ZC_REPORT_USAGE")
         return fill_send(
