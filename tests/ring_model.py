@@ -183,7 +183,8 @@ class Stream(Direction):
     def check_rest(self) -> None:
         """Nothing was lost: what is left is what was not read."""
         while data := read_now(self.reader, 1 << 16):
-            assert data == stream_bytes(self.read, len(data)), "other bytes are left"
+            expected = stream_bytes(self.read, len(data))
+            assert data == expected, f"other bytes are left in {self}"
             self.read += len(data)
         assert self.read == self.written, "bytes were lost"
 
@@ -1190,6 +1191,7 @@ def mark_chains(batch: list[Operation]) -> None:
         chain.append(op)
         if op.flags & LINKS and place + 1 < len(batch):
             continue
+        chain[0].late |= bool(op.flags & LINKS)  # without an end it goes to a kernel thread
         broken = isinstance(chain[0], LinkTimeout) or any(isinstance(op, BadOpcode) for op in chain)
         for first, second in itertools.pairwise(chain):
             second.before = first
