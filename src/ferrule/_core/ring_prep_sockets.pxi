@@ -45,18 +45,18 @@ cdef int need_large_completions(Ring ring, str what) except -1:
     return 0
 
 
-cdef SQE fill_socket(SQE sqe, int domain, int type, int protocol):
-    sqe.begin(URING_OP_SOCKET)
+cdef SQE fill_socket(SQE sqe, uint8_t opcode, int domain, int type, int protocol):
+    sqe.begin(opcode)
     sqe.fill(domain, NULL, <uint32_t>protocol, <uint32_t>type)
     return sqe
 
 
-cdef SQE fill_accept(SQE sqe, object file, int flags, uint32_t ioprio):
+cdef SQE fill_accept(SQE sqe, uint8_t opcode, object file, int flags, uint32_t ioprio):
     check_accept(sqe.owner, ioprio)
     cdef int fd = sqe.descriptor(file)
     cdef bytes block = zeroed(sizeof(AcceptBlock))
     cdef AcceptBlock *memory = <AcceptBlock *>PyBytes_AS_STRING(block)
-    sqe.begin(URING_OP_ACCEPT)
+    sqe.begin(opcode)
     sqe.keep_block(block)
     memory.size = sizeof(sockaddr_storage)
     sqe.fill(fd, &memory.address, 0, <uint64_t><uintptr_t>&memory.size)
@@ -67,10 +67,10 @@ cdef SQE fill_accept(SQE sqe, object file, int flags, uint32_t ioprio):
 
 
 # Without an address: one place for it could not hold those of several connections.
-cdef SQE fill_multishot_accept(SQE sqe, object file, int flags, uint32_t ioprio):
+cdef SQE fill_multishot_accept(SQE sqe, uint8_t opcode, object file, int flags, uint32_t ioprio):
     need(URING_OP_SOCKET, "multishot accept", "5.19")
     check_accept(sqe.owner, ioprio)
-    sqe.plain(URING_OP_ACCEPT, file, 0, 0, 0, <uint32_t>flags)
+    sqe.plain(opcode, file, 0, 0, 0, <uint32_t>flags)
     sqe.raw.ioprio = <uint16_t>(ioprio | URING_ACCEPT_MULTISHOT)
     return sqe
 
@@ -182,11 +182,11 @@ cdef SQE choose_buffers(SQE sqe, BufferRing group, uint32_t ioprio):
 
 
 # A socket command's memory: what it is about, then the option's value or the address.
-cdef SQE fill_command(SQE sqe, uint32_t command, object file, uint32_t level, uint32_t name,
-                      bytes block):
+cdef SQE fill_command(SQE sqe, uint8_t opcode, uint32_t command, object file, uint32_t level,
+                      uint32_t name, bytes block):
     cdef int fd = sqe.descriptor(file)
     cdef CommandBlock *memory = NULL
-    sqe.begin(URING_OP_URING_CMD)
+    sqe.begin(opcode)
     sqe.fill(fd, NULL, 0, 0)
     sqe.raw.cmd_op = command
     sqe.raw.level = level
@@ -250,7 +250,7 @@ cdef class SocketOperations(FileOperations):
 
         Unlike socket.socket, it is inherited by exec unless `type` has SOCK_CLOEXEC.
         """
-        return fill_socket(self.place(), domain, type, protocol).tag(user_data)
+        return fill_socket(self.place(), URING_OP_SOCKET, domain, type, protocol).tag(user_data)
 
     def prep_socket_direct(self, int domain, int type, int protocol=0,
                            file_index=FILE_INDEX_ALLOC, *, user_data=None):
@@ -262,7 +262,7 @@ cdef class SocketOperations(FileOperations):
         """
         cdef uint32_t slot = table_slot(file_index, True)
         refuse_cloexec(type)
-        cdef SQE sqe = fill_socket(self.place(), domain, type, protocol)
+        cdef SQE sqe = fill_socket(self.place(), URING_OP_SOCKET, domain, type, protocol)
         sqe.direct(slot)
         return sqe.tag(user_data)
 
@@ -305,7 +305,7 @@ cdef class SocketOperations(FileOperations):
                 is likely
         res     the new descriptor; the completion's `address` is the peer's
         """
-        return fill_accept(self.place(), file, flags, ioprio).tag(user_data)
+        return fill_accept(self.place(), URING_OP_ACCEPT, file, flags, ioprio).tag(user_data)
 
     def prep_accept_direct(self, file, int flags=0, file_index=FILE_INDEX_ALLOC, *,
                            unsigned int ioprio=0, user_data=None):
@@ -320,7 +320,7 @@ cdef class SocketOperations(FileOperations):
         cdef uint32_t slot = table_slot(file_index, True)
         need(URING_OP_MKDIRAT, "accepting into a direct descriptor", "5.15")
         refuse_cloexec(flags)
-        cdef SQE sqe = fill_accept(self.place(), file, flags, ioprio)
+        cdef SQE sqe = fill_accept(self.place(), URING_OP_ACCEPT, file, flags, ioprio)
         sqe.direct(slot)
         return sqe.tag(user_data)
 
@@ -331,7 +331,8 @@ cdef class SocketOperations(FileOperations):
         submission), when cancelled, and when the completion queue overflows.  Prepare it again
         then.  Ask the socket for its peer's address: one shared place could not hold them all.
         """
-        return fill_multishot_accept(self.place(), file, flags, ioprio).tag(user_data)
+        return fill_multishot_accept(
+            self.place(), URING_OP_ACCEPT, file, flags, ioprio).tag(user_data)
 
     def prep_multishot_accept_direct(self, file, int flags=0, *, unsigned int ioprio=0,
                                      user_data=None):
@@ -341,7 +342,8 @@ cdef class SocketOperations(FileOperations):
         res: the slot of each.  Ends with -ENFILE when none is free; that connection is closed.
         """
         refuse_cloexec(flags)
-        cdef SQE sqe = fill_multishot_accept(self.place(), file, flags, ioprio)
+        cdef SQE sqe = fill_multishot_accept(
+            self.place(), URING_OP_ACCEPT, file, flags, ioprio)
         sqe.direct(<uint32_t>URING_FILE_INDEX_ALLOC)
         return sqe.tag(user_data)
 
@@ -613,8 +615,8 @@ cdef class SocketOperations(FileOperations):
             need(URING_OP_PIPE, "TX_TIMESTAMP", "6.17")
             need_large_completions(sqe.owner, "TX_TIMESTAMP")
             block = command_block(cmd_op, 0, 0)
-        return fill_command(sqe, cmd_op, file, <uint32_t>level, <uint32_t>optname,
-                            block).tag(user_data)
+        return fill_command(sqe, URING_OP_URING_CMD, cmd_op, file, <uint32_t>level,
+                            <uint32_t>optname, block).tag(user_data)
 
     def prep_cmd_getsockname(self, file, bint peer=False, *, user_data=None):
         """getsockname(2), or with `peer` getpeername(2) (Linux 6.19).
@@ -625,7 +627,7 @@ cdef class SocketOperations(FileOperations):
         cdef SQE sqe = self.place()
         cdef bytes block = command_block(URING_SOCKET_GETSOCKNAME, sizeof(sockaddr_storage), 0)
         cdef CommandBlock *memory = <CommandBlock *>PyBytes_AS_STRING(block)
-        fill_command(sqe, URING_SOCKET_GETSOCKNAME, file, 0, 0, block)
+        fill_command(sqe, URING_OP_URING_CMD, URING_SOCKET_GETSOCKNAME, file, 0, 0, block)
         sqe.raw.addr = <uint64_t><uintptr_t>(memory + 1)
         sqe.raw.addr3 = <uint64_t><uintptr_t>&memory.size
         sqe.raw.optlen = peer
