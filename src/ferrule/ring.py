@@ -72,7 +72,6 @@ __all__ = [
     "FsyncFlags",
     "Message",
     "MsgRingFlags",
-    "NapiTracking",
     "NopFlags",
     "NotSupported",
     "Op",
@@ -392,14 +391,6 @@ class TimeoutFlags(IntFlag):
     LINK_UPDATE = 1 << 4
     ETIME_SUCCESS = 1 << 5
     MULTISHOT = 1 << 6
-
-
-class NapiTracking(IntEnum):
-    """How a busy-polling ring finds its network cards (Ring.register_napi)."""
-
-    DYNAMIC = 0
-    STATIC = 1  # 6.13
-    INACTIVE = 255
 
 
 class NopFlags(IntFlag):

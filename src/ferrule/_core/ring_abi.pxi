@@ -117,16 +117,6 @@ cdef extern from "uring_abi.h" nogil:
         uring_timespec timeout
         uint8_t opcode
 
-    struct uring_restriction:
-        uint16_t opcode
-        uint8_t value
-
-    struct uring_napi:
-        uint32_t busy_poll_to
-        uint8_t prefer_busy_poll
-        uint8_t opcode
-        uint32_t op_param
-
     struct uring_query_hdr:
         uint64_t query_data
         uint32_t query_op
@@ -158,9 +148,6 @@ cdef extern from "uring_abi.h" nogil:
         uring_probe_op ops[256]
 
     enum:
-        URING_RESTRICTION_REGISTER_OP, URING_RESTRICTION_SQE_OP
-        URING_RESTRICTION_SQE_FLAGS_ALLOWED, URING_RESTRICTION_SQE_FLAGS_REQUIRED
-        URING_NAPI_REGISTER, URING_NAPI_ADD_ID, URING_NAPI_DEL_ID
         URING_OFF_SQ_RING, URING_OFF_CQ_RING, URING_OFF_SQES, URING_OFF_PBUF_RING
         URING_SETUP_IOPOLL
         URING_SETUP_SQPOLL, URING_SETUP_SQ_AFF, URING_SETUP_CQSIZE, URING_SETUP_CLAMP

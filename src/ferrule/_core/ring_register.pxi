@@ -1,10 +1,6 @@
 # What is set up once and used by many operations (io_uring_register).
 
 
-cdef enum:
-    MAX_CPUS = 8192
-
-
 cdef class Registrations(TableRegistrations):
     """Registering what many operations use: limits, notifications, provided buffers."""
 
@@ -63,107 +59,6 @@ cdef class Registrations(TableRegistrations):
         memset(block, 0, sizeof(block))
         block[0] = clock
         self.register(URING_REGISTER_CLOCK, block, 0)
-
-    # ---- who may do what
-
-    def register_personality(self):
-        """Keep the credentials that the calling thread has now; returns their number (Linux 5.6).
-
-        An SQE whose `personality` is that number is carried out with them, whatever the process may
-        do by then: a privileged file can be opened after privileges were dropped.
-        """
-        return self.register(URING_REGISTER_PERSONALITY, NULL, 0)
-
-    def unregister_personality(self, unsigned int personality):
-        """Forget credentials of register_personality.  OSError EINVAL: there is no such number."""
-        self.register(URING_UNREGISTER_PERSONALITY, NULL, personality)
-
-    def register_restrictions(self, *, operations=(), registrations=(), unsigned int flags_allowed=0,
-                              unsigned int flags_required=0):
-        """Allow a ring made with R_DISABLED only this, from enable_rings() on (Linux 5.10).
-
-        operations      Ops that may be submitted; others complete with -EACCES
-        registrations   numbers of io_uring_register; others raise PermissionError
-        flags_allowed   SqeFlags that an SQE may have
-        flags_required  SqeFlags that every SQE must have
-
-        Once per ring.  OSError: EBADFD, the ring is enabled; EBUSY, it is restricted already.
-        """
-        cdef list wanted = [(URING_RESTRICTION_SQE_OP, int(op)) for op in operations]
-        wanted += [(URING_RESTRICTION_REGISTER_OP, int(number)) for number in registrations]
-        if flags_allowed:
-            wanted.append((URING_RESTRICTION_SQE_FLAGS_ALLOWED, flags_allowed))
-        if flags_required:
-            wanted.append((URING_RESTRICTION_SQE_FLAGS_REQUIRED, flags_required))
-        cdef bytes block = zeroed(len(wanted) * sizeof(uring_restriction))
-        cdef uring_restriction *restrictions = <uring_restriction *>PyBytes_AS_STRING(block)
-        cdef Py_ssize_t i
-        for i, (kind, value) in enumerate(wanted):
-            if not 0 <= value <= 255:
-                raise ValueError(f"operations, registrations and flags are from 0 to 255, "
-                                 f"not {value}")
-            restrictions[i].opcode = kind
-            restrictions[i].value = value
-        self.register(URING_REGISTER_RESTRICTIONS, restrictions, <uint32_t>len(wanted))
-
-    def register_iowq_aff(self, cpus):
-        """Let the kernel threads of this thread's rings run on these CPUs only (Linux 5.14)."""
-        cdef list numbers = [int(cpu) for cpu in cpus]
-        if not numbers or min(numbers) < 0 or max(numbers) >= MAX_CPUS:
-            raise ValueError(f"cpus must be numbers from 0 to {MAX_CPUS - 1}, at least one")
-        mask = sum(1 << cpu for cpu in set(numbers))
-        # In words, as the kernel wants it.
-        cdef bytes block = mask.to_bytes((max(numbers) // 64 + 1) * 8, sys.byteorder)
-        self.register(URING_REGISTER_IOWQ_AFF, PyBytes_AS_STRING(block), <uint32_t>len(block))
-
-    def unregister_iowq_aff(self):
-        """Let them run anywhere again."""
-        self.register(URING_UNREGISTER_IOWQ_AFF, NULL, 0)
-
-    # ---- busy polling of network cards
-
-    cdef object napi(self, uint32_t opcode, uring_napi *settings):
-        self.register(opcode, settings, 1)
-        return settings.busy_poll_to / 1e6, settings.prefer_busy_poll != 0
-
-    def register_napi(self, timeout, bint prefer_busy_poll=False, unsigned int tracking=0):
-        """Poll the network cards of this ring's sockets while waiting (Linux 6.9).
-
-        timeout           for how long before sleeping, in seconds
-        prefer_busy_poll  keep the card's interrupts off meanwhile
-        tracking          NapiTracking: DYNAMIC, cards are found by their sockets; STATIC, by
-                          register_napi_id (6.13)
-
-        Returns (timeout, prefer_busy_poll) as they were before.
-        """
-        cdef uring_napi settings
-        cdef uring_timespec ts = timespec_of(timeout, "timeout")
-        memset(&settings, 0, sizeof(settings))
-        settings.busy_poll_to = <uint32_t>min(
-            ts.tv_sec * 1_000_000 + ts.tv_nsec // 1000, 0xffffffff)
-        settings.prefer_busy_poll = prefer_busy_poll
-        settings.opcode = URING_NAPI_REGISTER
-        settings.op_param = tracking
-        return self.napi(URING_REGISTER_NAPI, &settings)
-
-    def register_napi_id(self, unsigned int napi_id, bint add=True):
-        """With STATIC tracking: poll a card's queue too, or (add=False) no longer (Linux 6.13).
-
-        napi_id  of a socket: its option SO_INCOMING_NAPI_ID
-        """
-        cdef uring_napi settings
-        memset(&settings, 0, sizeof(settings))
-        settings.opcode = URING_NAPI_ADD_ID if add else URING_NAPI_DEL_ID
-        settings.op_param = napi_id
-        self.napi(URING_REGISTER_NAPI, &settings)
-
-    def unregister_napi(self):
-        """Poll no longer.  Returns (timeout, prefer_busy_poll) as they were before."""
-        cdef uring_napi settings
-        memset(&settings, 0, sizeof(settings))
-        return self.napi(URING_UNREGISTER_NAPI, &settings)
-
-    # ---- the ring itself
 
     def enable_rings(self):
         """Start a ring made with R_DISABLED; the calling thread becomes its issuer (Linux 5.10)."""

@@ -234,7 +234,7 @@ cdef object enter_error(int result):
 
 
 cdef object register_error(int err, uint32_t opcode):
-    if err == EEXIST and opcode != URING_REGISTER_NAPI:
+    if err == EEXIST:
         return wrong_thread()
     name, since = REGISTRATIONS[opcode]
     if err == EINVAL and lacks_registration(opcode):

@@ -113,18 +113,6 @@ struct uring_sync_cancel_reg {
 
 struct uring_buf_status { uint32_t buf_group, head, resv[8]; };
 
-struct uring_restriction {
-    uint16_t opcode;
-    uint8_t value, resv;
-    uint32_t resv2[3];
-};
-
-struct uring_napi {
-    uint32_t busy_poll_to; /* microseconds */
-    uint8_t prefer_busy_poll, opcode, pad[2];
-    uint32_t op_param, resv;
-};
-
 struct uring_query_hdr {
     uint64_t next_entry, query_data;
     uint32_t query_op, size;
@@ -187,8 +175,6 @@ _Static_assert(sizeof(struct uring_query_hdr) == 40, "query_hdr is 40 bytes");
 _Static_assert(sizeof(struct uring_query_opcodes) == 48, "query_opcodes is 48 bytes");
 _Static_assert(sizeof(struct uring_zcrx_area) == 48, "a zero-copy area is 48 bytes");
 _Static_assert(sizeof(struct uring_zcrx_ifq) == 96, "a zero-copy queue is 96 bytes");
-_Static_assert(sizeof(struct uring_restriction) == 16, "a restriction is 16 bytes");
-_Static_assert(sizeof(struct uring_napi) == 16, "napi is 16 bytes");
 _Static_assert(sizeof(struct uring_rsrc_update) == 16, "rsrc_update is 16 bytes");
 _Static_assert(sizeof(struct uring_rsrc_register) == 32, "rsrc_register is 32 bytes");
 _Static_assert(sizeof(struct uring_rsrc_update2) == 32, "rsrc_update2 is 32 bytes");
@@ -392,17 +378,6 @@ _Static_assert(URING_OP_OPENAT == 18 && URING_OP_OPENAT2 == 28 && URING_OP_MSG_R
 #define URING_REGISTER_USE_REGISTERED_RING 0x80000000u
 
 #define URING_PROBE_SUPPORTED 1
-
-/* restrictions */
-#define URING_RESTRICTION_REGISTER_OP 0
-#define URING_RESTRICTION_SQE_OP 1
-#define URING_RESTRICTION_SQE_FLAGS_ALLOWED 2
-#define URING_RESTRICTION_SQE_FLAGS_REQUIRED 3
-
-/* busy polling */
-#define URING_NAPI_REGISTER 0
-#define URING_NAPI_ADD_ID 1
-#define URING_NAPI_DEL_ID 2
 #define URING_QUERY_OPCODES 0
 #define URING_REG_WAIT_TS 1
 #define URING_MEM_REGION_TYPE_USER 1
