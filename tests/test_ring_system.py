@@ -373,9 +373,10 @@ def test_message_without_a_ring_is_refused_where_it_cannot_arrive():
         send_msg_ring(file, 0, 0)
 
 
-def test_query_agrees_with_what_a_ring_says():
+@each_setup
+def test_query_agrees_with_what_a_ring_says(flags):
     answer = query()
-    with clean_ring() as ring:
+    with clean_ring(flags=flags) as ring:
         assert answer.request_opcodes == ring.register_probe().last_op + 1
         assert answer.features & ring.features == ring.features
         assert answer.setup_flags & ring.flags == ring.flags

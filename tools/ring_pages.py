@@ -25,18 +25,20 @@ PAGES = {
     "setup.md": [
         "Ring.__init__", "Ring.from_params", "Params", "SetupFlags", "Features", "Ring.fd",
         "Ring.fileno", "Ring.closed", "Ring.flags", "Ring.features", "Probe", "get_probe", "Op",
+        "query", "Query",
         "Ring.statistics", "RingStatistics", "leaked_operations", "Ring.close", "NotSupported",
     ],
     "queues.md": [
         "Ring.get_sqe", "SQE", "SqeFlags", "SubmissionQueueFull", "Ring.submit",
-        "Ring.submit_and_wait", "Ring.submit_and_wait_timeout", "Ring.sq_ready",
-        "Ring.sq_space_left", "Ring.copy_cqes", "Ring.copy_cqe", "Ring.peek_cqe", "Ring.wait_cqe",
+        "Ring.submit_and_wait", "Ring.submit_and_wait_timeout", "Ring.submit_and_wait_min_timeout",
+        "Ring.submit_and_wait_reg", "WaitRegion", "Ring.submit_and_get_events", "Ring.set_iowait",
+        "Ring.sq_ready", "Ring.sq_space_left", "Ring.sqring_wait", "Ring.copy_cqes", "Ring.copy_cqe", "Ring.peek_cqe", "Ring.wait_cqe",
         "Ring.cqe_seen", "Ring.cq_advance", "Ring.cq_ready", "Ring.cq_has_overflow",
         "Ring.cq_overflow", "Ring.get_events", "CQE", "CqeFlags", "EnterFlags", "Ring.sq",
         "Ring.cq", "SubmissionQueue", "CompletionQueue", "SqFlags",
     ],
     "control.md": ["Operations", "NopFlags", "PollFlags", "TimeoutFlags", "CancelFlags",
-                   "MsgRingFlags"],
+                   "MsgRingFlags", "send_msg_ring"],
     "files.md": [
         "FileOperations", "AtFlags", "ResolveFlags", "RenameFlags", "FallocateFlags", "FsyncFlags",
         "SyncFileRangeFlags", "SpliceFlags", "FixedFdFlags", "StatResult",
