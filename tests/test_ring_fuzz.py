@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import faulthandler
+import functools
 import gc
 import json
 import os
@@ -72,7 +73,7 @@ from ring_model import (
     read_now,
     write_now,
 )
-from ring_support import FLAG_SETS
+from ring_support import FLAG_SETS, unavailable
 
 LONG = os.environ.get("FERRULE_SOAK") == "long"
 SECONDS = 120 if LONG else 15
@@ -202,15 +203,15 @@ class Fuzzer:
 
     def open_ring(self) -> None:
         rnd = self.rnd
-        name = rnd.choice([*FLAG_SETS, "default"])
         entries = rnd.choice((1, 2, 4, 8, 32))
         options: dict[str, Any] = {}
+        name = rnd.choice([*FLAG_SETS, "default"])
         if name != "default":
-            options["flags"] = FLAG_SETS[name]
-            if options["flags"] & SetupFlags.SQPOLL:
-                options["sq_thread_idle"] = rnd.choice((1, 5))
-            if rnd.random() < 0.5:
-                options["flags"] |= SetupFlags.SUBMIT_ALL
+            options["flags"] = self.some_flags(FLAG_SETS[name])
+            if options["flags"] & SetupFlags.CQE_MIXED:
+                entries = max(entries, 2)
+        if name == "sqpoll":
+            options["sq_thread_idle"] = rnd.choice((1, 5))
         if rnd.random() < 0.5:
             options["cq_entries"] = entries * rnd.choice((1, 2, 8))
         self.rings_made += 1
@@ -220,6 +221,15 @@ class Fuzzer:
             model.bound = True
         self.models.append(model)
         self.log(f"  {model} = Ring({entries}, {options})  # {name}")
+
+    def some_flags(self, base: SetupFlags) -> SetupFlags:
+        more = [SetupFlags.SUBMIT_ALL, SetupFlags.SQE128, SetupFlags.CQE32, SetupFlags.CQE_MIXED,
+                SetupFlags.NO_SQARRAY, SetupFlags.NO_MMAP, SetupFlags.TASKRUN_FLAG]
+        flags = base
+        for flag in self.rnd.sample(more, self.rnd.choice((0, 1, 1, 2))):
+            if possible(flags | flag):
+                flags |= flag
+        return flags
 
     def tend(self) -> None:
         """Replace what was lost, as far as nothing needs its descriptors any more."""
@@ -801,6 +811,11 @@ def descriptors() -> set[tuple[int, str]]:
 
 def is_open(file: Any) -> bool:
     return file.fileno() >= 0 if isinstance(file, socket.socket) else not file.closed
+
+
+@functools.cache
+def possible(flags: SetupFlags) -> bool:
+    return unavailable(flags) is None
 
 
 # ---- a process that fuzzes --------------------------------------------------------------------
