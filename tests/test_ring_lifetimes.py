@@ -19,12 +19,14 @@ import pytest
 
 from ferrule.ring import Ring, SetupFlags, SqeFlags, leaked_operations
 from ring_support import (
+    CANCELED,
     DEFER,
     clean_ring,
     each_setup,
     finish,
     in_child,
     results,
+    tcp_pair,
     unavailable,
 )
 
@@ -224,6 +226,22 @@ def test_late_cancel_never_reaches_the_next_user_of_a_slot():
         assert finish(ring)[0].res == -errno.ENOENT
         right.send(b"x")
         assert results(finish(ring)) == {"new": 1}
+
+
+@each_setup
+def test_zero_copy_send_cancelled_by_its_chain_completes_once(flags):
+    with clean_ring(flags=flags) as ring, tcp_pair() as (client, _):
+        buffer = bytearray(10)
+        ring.prep_fsync(1_000_000, user_data="bad").link()
+        ring.prep_send_zc(client, buffer, user_data="send")
+        assert results(finish(ring, 2)) == {"bad": -errno.EBADF, "send": CANCELED}
+        buffer.append(1)
+        time.sleep(0.01)
+        ring.get_events()
+        assert ring.copy_cqes() == []
+        assert ring.cq_ready() == 0
+        ring.prep_nop("next")
+        assert finish(ring)[0].user_data == "next"
 
 
 def test_code_run_by_the_garbage_collector_may_use_the_ring():

@@ -112,6 +112,12 @@ include "ring_setup.pxi"
 include "ring_wait.pxi"
 
 
+# Of a zero-copy send that its chain cancelled, Linux (6.18) notifies although the completion did
+# not say `more`: nothing had begun, and the operation has ended.
+cdef inline bint is_late_notice(uring_cqe *raw) noexcept:
+    return raw.flags & URING_CQE_F_NOTIF and not raw.user_data & MESSAGE_BIT
+
+
 @cython.final
 cdef class SubmissionQueue:
     """The counters of a ring's submission queue.  They run on and wrap at 2**32."""
@@ -803,7 +809,7 @@ cdef class Ring(Registrations):
             return raw.user_data == KEY_INTERNAL
         op = self.find(raw.user_data)
         if op == NULL:
-            return (raw.user_data == KEY_INTERNAL
+            return (raw.user_data == KEY_INTERNAL or is_late_notice(raw)
                     or batch_find(&self.batches, raw.user_data) != NULL)
         if raw.flags & URING_CQE_F_NOTIF:
             # Its res is no errno.  After an error, which said `more`, it is shown.
@@ -943,6 +949,8 @@ cdef class Ring(Registrations):
         if raw.flags & URING_CQE_F_MORE:
             op.succeeded = op.hidden and raw.res >= 0
         else:
+            if raw.res == -ECANCELED and op.opcode in (URING_OP_SEND_ZC, URING_OP_SENDMSG_ZC):
+                self.hidden += 1  # see is_late_notice
             self.completed += 1
             self.vacate(op)
 
@@ -957,7 +965,7 @@ cdef class Ring(Registrations):
             target.table.note(op, raw.res)
 
     cdef void settle_stray(self, uring_cqe *raw) noexcept:
-        if raw.user_data == KEY_INTERNAL:
+        if raw.user_data == KEY_INTERNAL or is_late_notice(raw):
             self.hidden -= self.hidden > 0
         elif not raw.user_data & MESSAGE_BIT and not batch_settle(
                 &self.batches, raw.user_data, raw.res):

@@ -2,6 +2,10 @@
 from libc.stdint cimport (int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
                           uintptr_t)
 
+cdef extern from "<errno.h>" nogil:
+    enum:
+        ECANCELED
+
 cdef extern from "uring_abi.h" nogil:
     struct uring_sqe:
         uint8_t opcode
