@@ -129,28 +129,6 @@ struct uring_query_opcodes {
 /* What multishot recvmsg writes before the name, the control data and the payload. */
 struct uring_recvmsg_out { uint32_t namelen, controllen, payloadlen, flags; };
 
-/* Zero-copy receive: a queue of a network card, the memory it fills, and the ring to give back. */
-struct uring_zcrx_area {
-    uint64_t addr, len, token;
-    uint32_t flags, dmabuf_fd;
-    uint64_t resv[2];
-};
-
-struct uring_region {
-    uint64_t user_addr, size;
-    uint32_t flags, id;
-    uint64_t mmap_offset, resv[4];
-};
-
-struct uring_zcrx_ifq {
-    uint32_t if_idx, if_rxq, rq_entries, flags;
-    uint64_t area_ptr, region_ptr;
-    uint32_t head_offset, tail_offset, rqes_offset, offsets_resv;
-    uint64_t offsets_resv2[2];
-    uint32_t zcrx_id, resv;
-    uint64_t resv2[3];
-};
-
 struct uring_probe_op { uint8_t op, resv; uint16_t flags; uint32_t resv2; };
 
 struct uring_probe {
@@ -173,8 +151,6 @@ _Static_assert(sizeof(struct uring_region_desc) == 64, "region_desc is 64 bytes"
 _Static_assert(sizeof(struct uring_mem_region_reg) == 32, "mem_region_reg is 32 bytes");
 _Static_assert(sizeof(struct uring_query_hdr) == 40, "query_hdr is 40 bytes");
 _Static_assert(sizeof(struct uring_query_opcodes) == 48, "query_opcodes is 48 bytes");
-_Static_assert(sizeof(struct uring_zcrx_area) == 48, "a zero-copy area is 48 bytes");
-_Static_assert(sizeof(struct uring_zcrx_ifq) == 96, "a zero-copy queue is 96 bytes");
 _Static_assert(sizeof(struct uring_rsrc_update) == 16, "rsrc_update is 16 bytes");
 _Static_assert(sizeof(struct uring_rsrc_register) == 32, "rsrc_register is 32 bytes");
 _Static_assert(sizeof(struct uring_rsrc_update2) == 32, "rsrc_update2 is 32 bytes");
