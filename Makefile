@@ -1,13 +1,19 @@
 # Every target sets itself up: it makes .venv, installs what is needed, builds, then does its job.
-#   make demo | test | check | bench | soak | build | clean
+#   make demo | test | sanitize | sanitize-all | check | bench | soak | build | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build/dev
 BENCH_VENV := .venv-bench
+SANITIZED := build/sanitize
+SANITIZE_FLAGS := -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
+EXTRA_CHECKS := -fsanitize=float-cast-overflow
+SANITIZE_TESTS = $(wildcard tests/test_ring_*.py)
+C_TESTS := $(patsubst tests/c/%.c,$(SANITIZED)/c/%,$(wildcard tests/c/*.c))
+SANITIZED_C := $(C_TESTS:=.address) $(C_TESTS:=.thread) $(SANITIZED)/c/mistakes.so
 SOURCES := $(shell find src -type f -not -name '*.pyc') meson.build pyproject.toml
 
-.PHONY: build test check demo bench soak clean
+.PHONY: build test sanitize sanitize-all check demo bench soak clean
 .DELETE_ON_ERROR:
 
 build: $(VENV)/.built
@@ -28,8 +34,48 @@ $(VENV)/.built: $(VENV)/.deps $(SOURCES)
 	    --config-settings=build-dir=$(BUILD) --config-settings=setup-args=-Dwerror=true .
 	touch $@
 
+# All of it; with PYTEST_ARGS only what they choose.
 test: build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(if $(strip $(PYTEST_ARGS)),,$(MAKE) sanitize)
+
+# The C parts under AddressSanitizer, UBSan and ThreadSanitizer.  The sanitized package lies beside
+# the one in .venv and never in it.
+sanitize: $(SANITIZED)/.built $(SANITIZED_C)
+	SANITIZE_DIR=$(CURDIR)/$(SANITIZED) tools/run-sanitized $(BIN)/python -m pytest \
+	    tests/sanitizers.py $(SANITIZE_TESTS)
+
+# Everything, in some minutes.  greenlet moves C stacks, which the sanitizer takes for overflows of
+# them, so the modules are checked for what they do to the heap alone.
+sanitize-all:
+	$(MAKE) sanitize SANITIZED=$(SANITIZED)-all SANITIZE_TESTS=tests MODULE_FLAGS="--param asan-stack=0"
+
+$(SANITIZED)/.built: $(VENV)/.deps $(SOURCES) Makefile
+	mkdir -p $(SANITIZED)
+	PATH="$(CURDIR)/$(BIN):$$PATH" meson setup --reconfigure $(SANITIZED)/meson --prefix=/ \
+	    -Dpython.platlibdir=$(CURDIR)/$(SANITIZED)/site \
+	    -Dpython.purelibdir=$(CURDIR)/$(SANITIZED)/site \
+	    -Dbuildtype=plain -Db_sanitize=address,undefined -Db_lundef=false \
+	    -Dc_args="$(SANITIZE_FLAGS) $(EXTRA_CHECKS) $(MODULE_FLAGS)" \
+	    >$(SANITIZED)/setup.log || { cat $(SANITIZED)/setup.log; exit 1; }
+	PATH="$(CURDIR)/$(BIN):$$PATH" ninja --quiet -C $(SANITIZED)/meson
+	rm -rf $(SANITIZED)/site
+	PATH="$(CURDIR)/$(BIN):$$PATH" meson install --quiet --no-rebuild -C $(SANITIZED)/meson
+	touch $@
+
+C_PARTS := $(wildcard src/ferrule/_core/*.[ch] tests/c/*.h)
+COMPILE_C = mkdir -p $(@D) && $(CC) -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter \
+    -Wno-missing-field-initializers $(SANITIZE_FLAGS) -Isrc/ferrule/_core -pthread -o $@ $< \
+    $(filter src/%.c,$(C_PARTS))
+
+$(SANITIZED)/c/%.address: tests/c/%.c $(C_PARTS) Makefile $(VENV)/.deps
+	$(COMPILE_C) -fsanitize=address,undefined $(EXTRA_CHECKS)
+
+$(SANITIZED)/c/%.thread: tests/c/%.c $(C_PARTS) Makefile $(VENV)/.deps
+	$(COMPILE_C) -fsanitize=thread
+
+$(SANITIZED)/c/%.so: tests/c/%.c $(C_PARTS) Makefile $(VENV)/.deps
+	$(COMPILE_C) -fsanitize=address,undefined $(EXTRA_CHECKS) -shared -fPIC
 
 check: build
 	$(BIN)/ruff check $(wildcard src tests bench examples tools)

@@ -18,6 +18,7 @@ import weakref
 import pytest
 
 from ferrule.ring import Ring, SetupFlags, SqeFlags, leaked_operations
+from memory_support import memory_in_use
 from ring_support import (
     CANCELED,
     DEFER,
@@ -806,11 +807,6 @@ def test_subprocess_does_not_disturb_a_ring():
 # ---- memory -----------------------------------------------------------------------------------
 
 
-def resident_kib() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * mmap.PAGESIZE // 1024
-
-
 def churn(ring, left, right) -> None:
     buffer = bytearray(64)
     for _ in range(200):
@@ -830,7 +826,7 @@ def test_memory_stays_flat_over_many_operations_and_rings():
     with left, right:
         for round_number in range(12):
             if round_number == 4:
-                settled = resident_kib()
+                settled = memory_in_use()
             with Ring(16) as ring:
                 churn(ring, left, right)
-        assert resident_kib() - settled < 1024
+        assert memory_in_use() - settled < 1 << 20

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import ferrule
+from memory_support import memory_in_use
 from net_support import Run, drain, statistics
 
 CONNECTIONS = 200
@@ -36,8 +37,7 @@ ENDS = (
 
 def resident() -> int:
     gc.collect()
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return memory_in_use()
 
 
 def descriptors() -> int:

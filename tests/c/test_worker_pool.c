@@ -1,0 +1,290 @@
+/* worker_pool.h: each operation is done once, and can be taken back or interrupted until then. */
+#define _GNU_SOURCE
+#include "worker_pool.h"
+
+#include "check.h"
+
+#define OPS 64
+
+static struct op ops[OPS];
+static pthread_mutex_t bell = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t rung = PTHREAD_COND_INITIALIZER;
+static int notified;
+
+static void notify(void *arg) {
+    CHECK(arg == &notified);
+    pthread_mutex_lock(&bell);
+    notified++;
+    pthread_cond_signal(&rung);
+    pthread_mutex_unlock(&bell);
+}
+
+static int take_notifications(void) {
+    pthread_mutex_lock(&bell);
+    int n = notified;
+    notified = 0;
+    pthread_mutex_unlock(&bell);
+    return n;
+}
+
+static void open_pool(struct pool *p, uint32_t max_threads) {
+    take_notifications();
+    pool_init(p, max_threads, notify, &notified);
+}
+
+/* The done list, which must become non-empty; as the engine does, it is looked at when told. */
+static struct op *wait_for_done(struct pool *p) {
+    struct op *list = pool_reap(p);
+    while (!list) {
+        pthread_mutex_lock(&bell);
+        while (!notified) pthread_cond_wait(&rung, &bell);
+        notified = 0;
+        pthread_mutex_unlock(&bell);
+        list = pool_reap(p);
+    }
+    return list;
+}
+
+static struct op *submit(struct pool *p, struct op *o, uint8_t kind, int fd) {
+    static char bytes[OPS]; /* a place for each, so that two reads do not race */
+    *o = (struct op){.kind = kind, .state = OP_IN_FLIGHT, .fd = fd, .fd2 = -1, .off = -1,
+                     .addr = &bytes[o - ops], .len = 1, .result = -1};
+    CHECK_EQ(pool_submit(p, o), 0);
+    return o;
+}
+
+static void cancel_running(struct pool *p, struct op *o) {
+    __atomic_fetch_or(&o->how_cancelled, OP_CANCEL_SENT, __ATOMIC_ACQ_REL);
+    while (pool_interrupt(p, o)) sleep_ms(1);
+}
+
+static int has_begun(struct pool *p, const struct op *o) {
+    int begun = 0;
+    pthread_mutex_lock(&p->mutex);
+    for (struct pool_worker *w = p->workers; w; w = w->next) begun |= w->running == o;
+    pthread_mutex_unlock(&p->mutex);
+    return begun;
+}
+
+static void wait_until_begun(struct pool *p, const struct op *o) {
+    while (!has_begun(p, o)) sleep_ms(1);
+}
+
+static void every_operation_is_done_once(void) {
+    struct pool p;
+    open_pool(&p, 4);
+    for (int round = 0; round < 100; round++) {
+        uint32_t done = 0, count = 1 + random_below(OPS);
+        for (uint32_t i = 0; i < count; i++) submit(&p, &ops[i], OP_NOP, -1);
+        while (done < count)
+            for (struct op *o = wait_for_done(&p), *next; o; o = next, done++) {
+                next = o->next;
+                CHECK_EQ(o->result, 0);
+                CHECK_EQ(o->state, OP_IN_FLIGHT); /* the pool leaves that to the engine */
+                o->state = OP_DONE;
+            }
+        for (uint32_t i = 0; i < count; i++) CHECK_EQ(ops[i].state, OP_DONE);
+        CHECK_EQ(done, count);
+        CHECK(p.threads <= 4);
+    }
+    pool_stop(&p);
+}
+
+static void one_worker_finishes_in_the_order_of_submission(void) {
+    struct pool p;
+    open_pool(&p, 1);
+    int done = 0;
+    for (int i = 0; i < OPS; i++) submit(&p, &ops[i], OP_NOP, -1);
+    while (done < OPS)
+        for (struct op *o = wait_for_done(&p); o; o = o->next) CHECK(o == &ops[done++]);
+    pool_stop(&p);
+}
+
+static void an_operation_that_waits_does_not_hold_up_the_next(void) {
+    struct pool p;
+    int pipe_fds[2];
+    CHECK_EQ(pipe(pipe_fds), 0);
+    open_pool(&p, 2);
+    struct op *waiting = submit(&p, &ops[0], OP_READ, pipe_fds[0]);
+    for (int i = 1; i < 20; i++) {
+        submit(&p, &ops[i], OP_NOP, -1);
+        CHECK(wait_for_done(&p) == &ops[i]);
+    }
+    CHECK_EQ(write(pipe_fds[1], "x", 1), 1);
+    CHECK(wait_for_done(&p) == waiting);
+    CHECK_EQ(waiting->result, 1);
+    CHECK_EQ(*(char *)waiting->addr, 'x');
+    pool_stop(&p);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+}
+
+/* A thread that was woken counts as idle until it runs; the second must not rely on it. */
+static void two_at_once_for_one_idle_thread_start_another(void) {
+    for (int round = 0; round < 20; round++) {
+        struct pool p;
+        int pipe_fds[2], idle = 0;
+        CHECK_EQ(pipe(pipe_fds), 0);
+        open_pool(&p, 2);
+        submit(&p, &ops[0], OP_NOP, -1);
+        CHECK(wait_for_done(&p) == &ops[0]);
+        while (!idle) {
+            pthread_mutex_lock(&p.mutex);
+            idle = (int)p.idle;
+            pthread_mutex_unlock(&p.mutex);
+        }
+        submit(&p, &ops[0], OP_READ, pipe_fds[0]);
+        submit(&p, &ops[1], OP_NOP, -1);
+        CHECK(wait_for_done(&p) == &ops[1]);
+        CHECK_EQ(write(pipe_fds[1], "x", 1), 1);
+        CHECK(wait_for_done(&p) == &ops[0]);
+        pool_stop(&p);
+        close(pipe_fds[0]);
+        close(pipe_fds[1]);
+    }
+}
+
+static void a_queued_operation_is_taken_back_from_any_place(void) {
+    for (int which = 1; which <= 3; which++) {
+        struct pool p;
+        int pipe_fds[2];
+        CHECK_EQ(pipe(pipe_fds), 0);
+        open_pool(&p, 1);
+        wait_until_begun(&p, submit(&p, &ops[0], OP_READ, pipe_fds[0]));
+        for (int i = 1; i <= 3; i++) submit(&p, &ops[i], OP_NOP, -1);
+        CHECK_EQ(pool_interrupt(&p, &ops[which]), 0);
+        CHECK(wait_for_done(&p) == &ops[which]);
+        CHECK_EQ(ops[which].result, -ECANCELED);
+        submit(&p, &ops[4], OP_NOP, -1); /* the queue's end is still found */
+        CHECK_EQ(write(pipe_fds[1], "x", 1), 1);
+        for (int done = 0; done < 4;)
+            for (struct op *o = wait_for_done(&p); o; o = o->next, done++) {
+                CHECK(o != &ops[which]);
+                CHECK_EQ(o->result, o == &ops[0]);
+            }
+        CHECK_EQ(p.queued, 0);
+        pool_stop(&p);
+        close(pipe_fds[0]);
+        close(pipe_fds[1]);
+    }
+}
+
+static void a_running_operation_is_interrupted(void) {
+    struct pool p;
+    int pipe_fds[2];
+    CHECK_EQ(pipe(pipe_fds), 0);
+    open_pool(&p, 2);
+    for (int round = 0; round < 20; round++) {
+        struct op *o = submit(&p, &ops[0], OP_READ, pipe_fds[0]);
+        if (round % 2) wait_until_begun(&p, o); /* else queued, or just begun */
+        cancel_running(&p, o);
+        CHECK(wait_for_done(&p) == o);
+        CHECK(o->result == -EINTR || (o->result == -ECANCELED && round % 2 == 0));
+        CHECK_EQ(pool_interrupt(&p, o), 0); /* done: there is nothing to interrupt */
+    }
+    pool_stop(&p);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+}
+
+static void an_interrupt_that_nobody_asked_for_is_tried_again(void) {
+    struct pool p;
+    int pipe_fds[2];
+    CHECK_EQ(pipe(pipe_fds), 0);
+    open_pool(&p, 1);
+    struct op *o = submit(&p, &ops[0], OP_READ, pipe_fds[0]);
+    wait_until_begun(&p, o);
+    for (int i = 0; i < 10; i++) {
+        CHECK_EQ(pool_interrupt(&p, o), 1);
+        sleep_ms(1);
+    }
+    CHECK_EQ(write(pipe_fds[1], "x", 1), 1);
+    CHECK(wait_for_done(&p) == o);
+    CHECK_EQ(o->result, 1);
+    pool_stop(&p);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+}
+
+static void notice_comes_once_for_a_list_that_was_empty(void) {
+    struct pool p;
+    int pipe_fds[2];
+    CHECK_EQ(pipe(pipe_fds), 0);
+    open_pool(&p, 1);
+    for (int round = 0; round < 3; round++) {
+        wait_until_begun(&p, submit(&p, &ops[0], OP_READ, pipe_fds[0]));
+        take_notifications(); /* the last round's, if its list was seen first */
+        for (int i = 1; i <= 3; i++) {
+            submit(&p, &ops[i], OP_NOP, -1);
+            CHECK_EQ(pool_interrupt(&p, &ops[i]), 0);
+            CHECK_EQ(take_notifications(), i == 1);
+        }
+        int done = 0;
+        for (struct op *o = pool_reap(&p); o; o = o->next) CHECK(o == &ops[++done]);
+        CHECK_EQ(done, 3);
+        CHECK_EQ(write(pipe_fds[1], "x", 1), 1);
+        CHECK(wait_for_done(&p) == &ops[0]);
+    }
+    pool_stop(&p);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+}
+
+static void stop_waits_for_every_thread(void) {
+    for (int round = 0; round < 30; round++) {
+        struct pool p;
+        open_pool(&p, 8);
+        uint32_t done = 0;
+        for (int i = 0; i < OPS; i++) submit(&p, &ops[i], OP_NOP, -1);
+        while (done < OPS)
+            for (struct op *o = wait_for_done(&p); o; o = o->next) done++;
+        pool_stop(&p);
+        CHECK_EQ(p.threads, 0);
+        CHECK(p.workers == NULL);
+    }
+}
+
+static void any_mixture_of_submits_and_cancels_loses_nothing(void) {
+    struct pool p;
+    int pipe_fds[2];
+    uint32_t in_pool = 0;
+    CHECK_EQ(pipe(pipe_fds), 0);
+    open_pool(&p, 3);
+    memset(ops, 0, sizeof ops);
+    for (int step = 0; step < 5000 || in_pool; step++) {
+        struct op *o = &ops[random_below(OPS)];
+        if (o->state == OP_FREE && step < 5000) {
+            if (random_below(8)) submit(&p, o, OP_NOP, -1);
+            else submit(&p, o, OP_READ, pipe_fds[0]);
+            in_pool++;
+        } else if (o->state == OP_IN_FLIGHT) {
+            __atomic_fetch_or(&o->how_cancelled, OP_CANCEL_SENT, __ATOMIC_ACQ_REL);
+            pool_interrupt(&p, o);
+        }
+        for (struct op *done = pool_reap(&p), *next; done; done = next, in_pool--) {
+            next = done->next;
+            CHECK(done->result == 0 || done->result == -ECANCELED
+                  || (done->result == -EINTR && done->kind == OP_READ));
+            CHECK_EQ(done->state, OP_IN_FLIGHT);
+            done->state = OP_FREE;
+        }
+    }
+    pool_stop(&p);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+}
+
+int main(void) {
+    seed_random();
+    RUN(every_operation_is_done_once);
+    RUN(one_worker_finishes_in_the_order_of_submission);
+    RUN(an_operation_that_waits_does_not_hold_up_the_next);
+    RUN(two_at_once_for_one_idle_thread_start_another);
+    RUN(a_queued_operation_is_taken_back_from_any_place);
+    RUN(a_running_operation_is_interrupted);
+    RUN(an_interrupt_that_nobody_asked_for_is_tried_again);
+    RUN(notice_comes_once_for_a_list_that_was_empty);
+    RUN(stop_waits_for_every_thread);
+    RUN(any_mixture_of_submits_and_cancels_loses_nothing);
+    return 0;
+}
