@@ -139,6 +139,12 @@ def hidden_operations() -> Iterator[Callable[..., None]]:
     ring_core._show_operations(hidden)
 
 
+def pytest_collection_finish() -> None:
+    """Spare each test's search for cycles the objects of pytest and of all the tests."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--outcomes", type=Path, help="write each test's outcome to this JSON file")
 
