@@ -29,6 +29,7 @@ from ferrule._core.ring import (
     CompletionQueue,
     FileTable,
     Message,
+    NapiSettings,
     NotSupported,
     Params,
     PooledBuffer,
@@ -72,6 +73,8 @@ __all__ = [
     "FsyncFlags",
     "Message",
     "MsgRingFlags",
+    "NapiSettings",
+    "NapiTracking",
     "NopFlags",
     "NotSupported",
     "Op",
@@ -82,6 +85,7 @@ __all__ = [
     "Query",
     "ReceivedMessage",
     "RecvSendFlags",
+    "RegisterOp",
     "RegisteredBuffer",
     "RenameFlags",
     "ResolveFlags",
@@ -177,6 +181,55 @@ class Op(IntEnum):
     READV_FIXED = 60
     WRITEV_FIXED = 61
     PIPE = 62
+
+
+class RegisterOp(IntEnum):
+    """Registrations of Linux 6.18 (Ring.register_restrictions)."""
+
+    BUFFERS = 0
+    UNREGISTER_BUFFERS = 1
+    FILES = 2
+    UNREGISTER_FILES = 3
+    EVENTFD = 4
+    UNREGISTER_EVENTFD = 5
+    FILES_UPDATE = 6
+    EVENTFD_ASYNC = 7
+    PROBE = 8
+    PERSONALITY = 9
+    UNREGISTER_PERSONALITY = 10
+    RESTRICTIONS = 11
+    ENABLE_RINGS = 12
+    FILES2 = 13
+    FILES_UPDATE2 = 14
+    BUFFERS2 = 15
+    BUFFERS_UPDATE = 16
+    IOWQ_AFF = 17
+    UNREGISTER_IOWQ_AFF = 18
+    IOWQ_MAX_WORKERS = 19
+    RING_FDS = 20
+    UNREGISTER_RING_FDS = 21
+    PBUF_RING = 22
+    UNREGISTER_PBUF_RING = 23
+    SYNC_CANCEL = 24
+    FILE_ALLOC_RANGE = 25
+    PBUF_STATUS = 26
+    NAPI = 27
+    UNREGISTER_NAPI = 28
+    CLOCK = 29
+    CLONE_BUFFERS = 30
+    SEND_MSG_RING = 31
+    ZCRX_IFQ = 32
+    RESIZE_RINGS = 33
+    MEM_REGION = 34
+    QUERY = 35
+
+
+class NapiTracking(IntEnum):
+    """Which queues of network cards a ring polls (Ring.register_napi)."""
+
+    DYNAMIC = 0  # those that its sockets got packets from
+    STATIC = 1  # those of register_napi_add_id (6.13)
+    INACTIVE = 255  # in what it returns: none
 
 
 class SetupFlags(IntFlag):

@@ -324,6 +324,43 @@ static inline uint32_t ring_copy_cqes(struct ring *r, struct uring_cqe *out, uin
     return n;
 }
 
+/* Where the kernel puts the array of indices: behind the completions, aligned. */
+static inline size_t ring_array_offset(const struct ring *r, uint32_t cq_entries) {
+    size_t header = (char *)r->cqes - (char *)r->ring_map;
+    size_t end = (header + cq_entries * sizeof(struct uring_cqe)) << r->cqe_shift;
+    return (end + 63) & ~(size_t)63;
+}
+
+/* Give the queues the sizes in `p`.  No SQE may be queued, and in a wide ring no CQE.  When it fails
+ * the ring is as it was; but 1 means that it is lost: the new queues cannot be mapped. */
+static inline int ring_resize(struct ring *r, struct uring_params *p) {
+    struct ring fresh = *r;
+    uint32_t asked = p->flags;
+    int err, ours = (r->setup_flags & URING_SETUP_NO_MMAP) != 0;
+    fresh.ring_map = fresh.sqes_map = NULL;
+    /* The kernel (6.18) does not say where the array of indices comes to lie. */
+    if (r->sq_array
+        && (char *)r->sq_array - (char *)r->ring_map != ring_array_offset(r, r->cq_entries))
+        return -EOPNOTSUPP;
+    if (ours) {
+        p->flags |= r->setup_flags & (URING_SETUP_SQE128 | URING_SETUP_CQE32);
+        if ((err = ring_supply(&fresh, p->sq_entries, p)) < 0) return err;
+        p->flags = asked;
+    }
+    if ((err = ring_register(r, URING_REGISTER_RESIZE_RINGS, p, 1)) < 0) {
+        ring_unmap(&fresh);
+        return err;
+    }
+    p->flags = r->setup_flags;
+    if (!p->sq_off.array) p->sq_off.array = (uint32_t)ring_array_offset(r, p->cq_entries);
+    if (!ours && ring_map(&fresh, r->fd, p) < 0) return 1;
+    ring_point(&fresh, p, fresh.ring_map,
+               ours ? (void *)(uintptr_t)p->sq_off.user_addr : fresh.sqes_map);
+    ring_unmap(r);
+    *r = fresh;
+    return 0;
+}
+
 /* Register the ring's own fd, so that enter need not look it up.  The index is valid in this
  * thread only, and the slot is given back when the thread ends. */
 static inline int ring_register_own_fd(struct ring *r) {

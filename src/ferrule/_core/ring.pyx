@@ -12,6 +12,7 @@ cimport cython
 from cpython.buffer cimport (Py_buffer, PyBUF_FULL_RO, PyBUF_SIMPLE, PyBUF_WRITABLE,
                              PyBuffer_FillInfo, PyBuffer_IsContiguous, PyBuffer_Release,
                              PyObject_CheckBuffer, PyObject_GetBuffer)
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_Check, PyLong_CheckExact
@@ -832,13 +833,13 @@ cdef class Ring(Registrations):
     # wait.  The entries between head and tail are ours to rearrange: they move to the front.
     cdef uint32_t sift(self) noexcept:
         cdef uring_cqe held
-        cdef uint32_t i, n, head, keep, mask = self.r.cq_mask
-        cdef uring_cqe *cqes = self.r.cqes
+        cdef uring_cqe *cqes
+        cdef uint32_t i, n, head, keep, mask
         if self.r.wide:
             return self.sift_wide()
         while not self.unusable:
             n = self.unbatched()
-            head = self.r.cq_khead[0]
+            cqes, mask, head = self.r.cqes, self.r.cq_mask, self.r.cq_khead[0]
             keep = i = head + n
             while i != head:
                 i -= 1
@@ -849,10 +850,11 @@ cdef class Ring(Registrations):
                     cqes[keep & mask] = held
             if keep == head:
                 return n
-            # Ending one may run any code, which may take completions itself, or close the ring.
+            # Ending one may run any code, which may take completions itself, or close or resize
+            # the ring.
             for _ in range(keep - head):
                 if self.unusable or ring_cq_ready(&self.r) == 0 or not self.concealed(
-                        &cqes[self.r.cq_khead[0] & mask]):
+                        &self.r.cqes[self.r.cq_khead[0] & self.r.cq_mask]):
                     break
                 ring_take_cqe(&self.r, &held, NULL)
                 self.lose(&held)

@@ -71,6 +71,16 @@ cdef extern from "uring_abi.h" nogil:
         uint64_t region_uptr
         uint64_t flags
 
+    struct uring_restriction:
+        uint16_t opcode
+        uint8_t arg
+
+    struct uring_napi:
+        uint32_t busy_poll_to
+        uint8_t prefer_busy_poll
+        uint8_t opcode
+        uint32_t op_param
+
     struct uring_buf:
         uint64_t addr
         uint32_t len
@@ -197,7 +207,9 @@ cdef extern from "uring_abi.h" nogil:
         URING_REGISTER_SEND_MSG_RING, URING_REGISTER_ZCRX_IFQ, URING_REGISTER_RESIZE_RINGS
         URING_REGISTER_MEM_REGION, URING_REGISTER_QUERY, URING_REGISTER_USE_REGISTERED_RING
         URING_MAX_CQ_ENTRIES, URING_QUERY_OPCODES, URING_REG_WAIT_TS
-        URING_MEM_REGION_TYPE_USER, URING_MEM_REGION_REG_WAIT_ARG
+        URING_MEM_REGION_TYPE_USER, URING_MEM_REGION_REG_WAIT_ARG, URING_RESTRICTION_REGISTER_OP
+        URING_RESTRICTION_SQE_OP, URING_RESTRICTION_SQE_FLAGS_ALLOWED
+        URING_RESTRICTION_SQE_FLAGS_REQUIRED, URING_NAPI_STATIC_ADD_ID, URING_NAPI_STATIC_DEL_ID
         URING_PROBE_SUPPORTED, URING_OP_NOP, URING_OP_READV, URING_OP_WRITEV, URING_OP_FSYNC
         URING_OP_READ_FIXED, URING_OP_WRITE_FIXED, URING_OP_POLL_ADD, URING_OP_POLL_REMOVE
         URING_OP_SYNC_FILE_RANGE, URING_OP_SENDMSG, URING_OP_RECVMSG, URING_OP_TIMEOUT
@@ -252,8 +264,8 @@ cdef extern from "ring.h" nogil:
     int ring_sys_register(int fd, uint32_t opcode, void *arg, uint32_t nr_args)
     bint ring_is_open(const ring *r)
     int ring_open(ring *r, uint32_t entries, uring_params *p)
+    int ring_resize(ring *r, uring_params *p)
     void ring_close(ring *r)
-    int ring_sys_register(int fd, uint32_t opcode, void *arg, uint32_t count)
     uint32_t ring_sq_ready(const ring *r)
     uint32_t ring_cq_ready(const ring *r)
     uring_sqe *ring_sqe_at(const ring *r, uint32_t position)

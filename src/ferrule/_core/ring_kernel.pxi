@@ -57,15 +57,19 @@ cdef int ask_kernel(ring *r) except -1:
     return 0
 
 
+cdef void fill_query(uring_query_hdr *header, uring_query_opcodes *answer) noexcept:
+    memset(answer, 0, sizeof(uring_query_opcodes))
+    memset(header, 0, sizeof(uring_query_hdr))
+    header.query_op = URING_QUERY_OPCODES
+    header.query_data = <uint64_t><uintptr_t>answer
+    header.size = sizeof(uring_query_opcodes)
+
+
 # Ask the kernel what it has, without a ring (Linux 6.18).  0 or -errno.
 cdef int query_kernel(uring_query_opcodes *answer) noexcept:
     cdef uring_query_hdr header
     cdef int result
-    memset(answer, 0, sizeof(uring_query_opcodes))
-    memset(&header, 0, sizeof(header))
-    header.query_op = URING_QUERY_OPCODES
-    header.query_data = <uint64_t><uintptr_t>answer
-    header.size = sizeof(uring_query_opcodes)
+    fill_query(&header, answer)
     result = ring_sys_register(-1, URING_REGISTER_QUERY, &header, 0)
     return header.result if result == 0 else result
 
@@ -156,7 +160,7 @@ cdef class Probe:
 
 
 class Query(NamedTuple):
-    """What Linux 6.18 and later tell of their io_uring (ferrule.ring.query).
+    """What Linux 6.18 and later tell of their io_uring (query(), Ring.register_query()).
 
     request_opcodes   how many operations there are: 0 to this, without it
     register_opcodes  how many registrations
@@ -175,14 +179,21 @@ class Query(NamedTuple):
     query_opcodes: int
 
 
+cdef object query_of(uring_query_opcodes *answer):
+    return Query(answer.nr_request_opcodes, answer.nr_register_opcodes, answer.feature_flags,
+                 answer.ring_setup_flags, answer.enter_flags, answer.sqe_flags,
+                 answer.nr_query_opcodes)
+
+
 def query():
     """Ask the kernel what its io_uring has, without a ring (Linux 6.18): a Query.
 
     NotSupported before; get_probe() and Ring.features tell most of it.
     """
     cdef uring_query_opcodes answer
-    if query_kernel(&answer) != 0:
+    cdef int result = query_kernel(&answer)
+    if result == -EINVAL or result == -EBADF:
         raise lacking("io_uring's query", "6.18")
-    return Query(answer.nr_request_opcodes, answer.nr_register_opcodes, answer.feature_flags,
-                 answer.ring_setup_flags, answer.enter_flags, answer.sqe_flags,
-                 answer.nr_query_opcodes)
+    if result < 0:
+        raise register_error(-result, URING_REGISTER_QUERY)
+    return query_of(&answer)

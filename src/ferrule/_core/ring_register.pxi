@@ -1,18 +1,121 @@
 # What is set up once and used by many operations (io_uring_register).
 
+class NapiSettings(NamedTuple):
+    """How a ring polls network cards (Ring.register_napi): seconds, preference, NapiTracking.
+
+    unregister_napi() does not learn the tracking: None.
+    """
+    busy_poll_to: float
+    prefer_busy_poll: bool
+    tracking: object
+
 
 cdef class Registrations(TableRegistrations):
     """Registering what many operations use: limits, notifications, provided buffers."""
 
+    # ---- what the ring may do, and as whom --------------------------------------------------
+
+    def register_personality(self):
+        """Keep the calling thread's credentials (user, groups, capabilities) for operations that
+        name them in SQE.personality, whatever the credentials are by then (Linux 5.6).
+
+        Returns their id.  Without it an operation has the credentials of the thread that submits
+        it, or, with SQPOLL, of the one that made the ring.
+        """
+        return self.register(URING_REGISTER_PERSONALITY, NULL, 0)
+
+    def unregister_personality(self, unsigned int personality):
+        """Forget credentials.  Operations in flight keep them.  ValueError for an unknown id."""
+        cdef Ring ring = <Ring>self
+        cdef int result
+        ring.check()
+        result = ring_register(&ring.r, URING_UNREGISTER_PERSONALITY, NULL, personality)
+        if result == -EINVAL:
+            raise ValueError(f"this ring has no personality {personality}")
+        if result < 0:
+            raise register_error(-result, URING_UNREGISTER_PERSONALITY)
+
+    def register_restrictions(self, *, register_ops=(), sqe_ops=(), sqe_flags_allowed=0,
+                              sqe_flags_required=0):
+        """Allow this ring nothing but what is named here, from enable_rings() on and for good.
+        Only on a ring made with R_DISABLED, and once (Linux 5.10).
+
+        register_ops        registrations (RegisterOp)
+        sqe_ops             operations (Op)
+        sqe_flags_allowed   SqeFlags that an operation may have
+        sqe_flags_required  SqeFlags that every operation must have
+
+        Other operations complete with -EACCES, other registrations raise PermissionError.  What
+        close() needs to end operations in flight is always allowed: a cancel, and giving back the
+        ring's index.
+        """
+        cdef list wanted = [(URING_RESTRICTION_REGISTER_OP, op) for op in register_ops]
+        cdef uring_restriction *restriction
+        cdef bytes block
+        wanted += [(URING_RESTRICTION_SQE_OP, op) for op in sqe_ops]
+        wanted.append((URING_RESTRICTION_SQE_FLAGS_ALLOWED,
+                       sqe_flags_allowed | sqe_flags_required))
+        wanted.append((URING_RESTRICTION_SQE_FLAGS_REQUIRED, sqe_flags_required))
+        if kernel_has[URING_OP_SEND_ZC]:
+            wanted.append((URING_RESTRICTION_REGISTER_OP, URING_REGISTER_SYNC_CANCEL))
+            wanted.append((URING_RESTRICTION_REGISTER_OP, URING_UNREGISTER_RING_FDS))
+        else:
+            wanted.append((URING_RESTRICTION_SQE_OP, URING_OP_ASYNC_CANCEL))
+        block = zeroed(len(wanted) * sizeof(uring_restriction))
+        restriction = <uring_restriction *>PyBytes_AS_STRING(block)
+        for kind, value in wanted:
+            if not 0 <= value <= 255:
+                raise ValueError(f"an opcode or flags must be from 0 to 255, not {value}")
+            restriction.opcode = kind
+            restriction.arg = value
+            restriction += 1
+        self.register(URING_REGISTER_RESTRICTIONS, PyBytes_AS_STRING(block), len(wanted))
+
+    # ---- notifications ----------------------------------------------------------------------
+
     def register_eventfd(self, file, bint only_async=False):
-        """Signal an eventfd at every completion, or only at those not reached inside submit."""
+        """Signal an eventfd at every completion (Linux 5.2), or with `only_async` at those that
+        kernel threads bring, which submit() and waits do not find by themselves (5.6).
+
+        For a ring of its own thread, waits are simpler.  One eventfd at a time: else OSError
+        (EBUSY).
+        """
         cdef int fd = PyObject_AsFileDescriptor(file)
         self.register(
             URING_REGISTER_EVENTFD_ASYNC if only_async else URING_REGISTER_EVENTFD, &fd, 1)
 
     def unregister_eventfd(self):
-        """Stop signalling."""
+        """Stop signalling.  OSError (ENXIO) when no eventfd is registered."""
         self.register(URING_UNREGISTER_EVENTFD, NULL, 0)
+
+    def cq_eventfd_enabled(self):
+        """Whether completions signal the registered eventfd."""
+        cdef Ring ring = <Ring>self
+        ring.check()
+        return ring.r.cq_kflags == NULL or not (
+            fe_load_acquire(ring.r.cq_kflags) & URING_CQ_EVENTFD_DISABLED)
+
+    def cq_eventfd_toggle(self, bint enabled):
+        """Let completions signal the registered eventfd, or not for now.  Cheap: it writes a bit
+        that the kernel reads (Linux 5.8)."""
+        cdef Ring ring = <Ring>self
+        ring.check()
+        if ring.r.cq_kflags == NULL:
+            if not enabled:
+                raise lacking("cq_eventfd_toggle", "5.8")
+        else:
+            fe_store_release(ring.r.cq_kflags, 0 if enabled else URING_CQ_EVENTFD_DISABLED)
+
+    # ---- the ring itself --------------------------------------------------------------------
+
+    def register_query(self):
+        """What the kernel has, asked through this ring: a Query (Linux 6.18).  query() asks
+        without one."""
+        cdef uring_query_opcodes answer
+        cdef uring_query_hdr header
+        fill_query(&header, &answer)
+        self.register(URING_REGISTER_QUERY, &header, 0)
+        return query_of(&answer)
 
     def register_probe(self):
         """Ask the kernel which operations it has: a Probe (Linux 5.6)."""
@@ -112,11 +215,121 @@ cdef class Registrations(TableRegistrations):
         ring.r.fd = -1
         fork_add(&ring.fork_node, -1)
 
+    def resize_rings(self, entries, cq_entries=None):
+        """Give the queues other sizes, larger or smaller; what is in flight goes on (Linux 6.13).
+
+        entries     of the submission queue, a power of two from 1 to 32768
+        cq_entries  of the completion queue, at least as many; default 2 x entries
+
+        Only for a ring with DEFER_TASKRUN whose submission queue is empty: submit() first.
+        Completions that wait stay; OSError (EOVERFLOW) when they do not fit, and with CQE32 or
+        CQE_MIXED there must be none.  Errors leave the ring as it was.
+        """
+        cdef Ring ring = <Ring>self
+        cdef uring_params p
+        cdef uint32_t size = word(cq_entries or 0, "cq_entries")
+        cdef int result
+        check_entries(entries)
+        ring.check()
+        memset(&p, 0, sizeof(p))
+        p.sq_entries = entries
+        if cq_entries is not None:
+            p.flags = URING_SETUP_CQSIZE
+            p.cq_entries = size
+        if not ring.r.setup_flags & URING_SETUP_DEFER_TASKRUN:
+            raise ValueError("only a ring made with DEFER_TASKRUN can be resized")
+        if not ring.r.setup_flags & URING_SETUP_NO_MMAP:
+            ring.fileno()  # the new queues are mapped through it
+        if ring.r.sqe_tail != fe_load_acquire(ring.r.sq_khead):
+            raise ValueError("the submission queue must be empty: submit() first")
+        if ring.r.wide and ring_cq_ready(&ring.r):
+            raise ValueError("completions wait, of which some may be large: take them first")
+        result = ring_resize(&ring.r, &p)
+        if result == -EINVAL and contradictions(entries, &p):
+            raise OSError(EINVAL, "; ".join(contradictions(entries, &p)))
+        if result == -EOVERFLOW:
+            raise OSError(EOVERFLOW, f"{ring_cq_ready(&ring.r)} completions wait, more than "
+                          f"{p.cq_entries} entries hold: take some first")
+        if result < 0:
+            raise register_error(-result, URING_REGISTER_RESIZE_RINGS)
+        if result > 0:
+            ring.release()
+            raise MemoryError("the new queues cannot be mapped: the ring is closed")
+
+    # ---- kernel threads, network cards ------------------------------------------------------
+
+    def register_iowq_aff(self, cpus):
+        """Let the kernel threads for operations that must block run on these CPUs only (numbers;
+        Linux 5.14).  With SQPOLL: those of the submission thread; else of the calling thread.
+        Threads that exist already stay where they are."""
+        # CPUs beyond those it has, and an empty mask, the kernel would take in silence.
+        cdef int count = os.sysconf("SC_NPROCESSORS_CONF")
+        cdef bytearray mask = bytearray((count + 63) // 64 * 8)
+        for cpu in cpus:
+            if not 0 <= cpu < count:
+                raise ValueError(f"a CPU must be from 0 to {count - 1}, not {cpu}")
+            mask[cpu // 8] |= 1 << cpu % 8
+        if not any(mask):
+            raise ValueError("at least one CPU is needed")
+        self.register(URING_REGISTER_IOWQ_AFF, PyByteArray_AS_STRING(mask), <uint32_t>len(mask))
+
+    def unregister_iowq_aff(self):
+        """Let new ones run on every CPU again (Linux 5.14)."""
+        self.register(URING_UNREGISTER_IOWQ_AFF, NULL, 0)
+
+    def register_napi(self, busy_poll_to, bint prefer_busy_poll=False, int tracking=0):
+        """Look for packets instead of sleeping: a wait polls the network cards' queues for up to
+        `busy_poll_to` seconds first (Linux 6.9).
+
+        prefer_busy_poll  and ask the cards for no interrupts meanwhile
+        tracking          NapiTracking: which queues (6.13)
+
+        Returns the NapiSettings before.
+        """
+        cdef uring_timespec ts = timespec_of(busy_poll_to, "busy_poll_to")
+        if tracking:
+            need(URING_OP_LISTEN, "napi tracking", "6.13")
+        return self.napi(URING_REGISTER_NAPI, microseconds(
+            min(ts.tv_sec, 4294) * 1_000_000_000 + ts.tv_nsec), prefer_busy_poll, 0, tracking)
+
+    def unregister_napi(self):
+        """Sleep at once again.  Returns the NapiSettings before (Linux 6.9)."""
+        return self.napi(URING_UNREGISTER_NAPI, 0, False, 0, 0)
+
+    def register_napi_add_id(self, unsigned int napi_id):
+        """With NapiTracking.STATIC: poll this queue (its SO_INCOMING_NAPI_ID; Linux 6.13)."""
+        self.napi(URING_REGISTER_NAPI, 0, False, URING_NAPI_STATIC_ADD_ID, napi_id)
+
+    def register_napi_del_id(self, unsigned int napi_id):
+        """Do not poll it any more (Linux 6.13)."""
+        self.napi(URING_REGISTER_NAPI, 0, False, URING_NAPI_STATIC_DEL_ID, napi_id)
+
+    cdef object napi(self, uint32_t opcode, uint32_t microseconds, bint prefer, uint8_t what,
+                     uint32_t parameter):
+        cdef Ring ring = <Ring>self
+        cdef uring_napi reg
+        cdef int result
+        ring.check()
+        memset(&reg, 0, sizeof(reg))
+        reg.busy_poll_to = microseconds
+        reg.prefer_busy_poll = prefer
+        reg.opcode = what
+        reg.op_param = parameter
+        result = ring_register(&ring.r, opcode, &reg, 1)
+        if result == -EEXIST and what == URING_NAPI_STATIC_ADD_ID:
+            raise FileExistsError(EEXIST, f"the queue {parameter} is polled already")
+        if result < 0:
+            raise register_error(-result, opcode)
+        return NapiSettings(reg.busy_poll_to / 1e6, bool(reg.prefer_busy_poll),
+                            reg.op_param if opcode == URING_REGISTER_NAPI else None)
+
     def register_iowq_max_workers(self, unsigned int bounded=0, unsigned int unbounded=0):
         """Limit the kernel threads for operations that must block; 0 leaves a limit (5.15).
 
         `bounded` ones work on regular files, `unbounded` ones on all else.  The limits hold for
-        every ring of the calling thread.  Returns the limits before: (bounded, unbounded).
+        every ring of the calling thread, or of the submission thread with SQPOLL; so a ring does
+        not set any by itself.  Without them it may be as many as 4 for each CPU, and as the limit
+        of processes (`ulimit -u`).  Returns the limits before: (bounded, unbounded).
         """
         cdef uint32_t limits[2]
         limits[0] = bounded
@@ -255,7 +468,7 @@ def send_msg_ring(target, unsigned int res, uint64_t data, unsigned int flags=0)
     message.off = data
     message.op_flags = flags
     result = ring_sys_register(-1, URING_REGISTER_SEND_MSG_RING, &message, 1)
-    if result == -EINVAL and flags == 0:
+    if result == -EINVAL and lacks_registration(URING_REGISTER_SEND_MSG_RING):
         raise lacking("sending a message without a ring", "6.13")
     if result < 0:
         raise OSError(-result, f"sending a message to a ring: {os.strerror(-result)}")

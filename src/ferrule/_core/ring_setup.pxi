@@ -244,6 +244,8 @@ cdef object register_error(int err, uint32_t opcode):
         text += ": the restrictions of this ring do not allow it"
     elif err == EBADFD:
         text += ": only for a ring made with R_DISABLED, until enable_rings()"
+    elif err == EBUSY and opcode == URING_REGISTER_RING_FDS:
+        text += ": all 16 indices of this thread are in use"
     return OSError(err, text)
 
 

@@ -77,6 +77,18 @@ struct uring_region_desc {
 
 struct uring_mem_region_reg { uint64_t region_uptr, flags, resv[2]; };
 
+struct uring_restriction {
+    uint16_t opcode;
+    uint8_t arg, resv;
+    uint32_t resv2[3];
+};
+
+struct uring_napi {
+    uint32_t busy_poll_to;
+    uint8_t prefer_busy_poll, opcode, pad[2];
+    uint32_t op_param, resv;
+};
+
 struct uring_buf {
     uint64_t addr;
     uint32_t len;
@@ -146,6 +158,8 @@ _Static_assert(sizeof(struct uring_buf) == 16, "a provided buffer is 16 bytes");
 _Static_assert(sizeof(struct uring_buf_reg) == 40, "buf_reg is 40 bytes");
 _Static_assert(sizeof(struct uring_sync_cancel_reg) == 64, "sync_cancel_reg is 64 bytes");
 _Static_assert(sizeof(struct uring_buf_status) == 40, "buf_status is 40 bytes");
+_Static_assert(sizeof(struct uring_restriction) == 16, "restriction is 16 bytes");
+_Static_assert(sizeof(struct uring_napi) == 16, "napi is 16 bytes");
 _Static_assert(sizeof(struct uring_reg_wait) == 64, "reg_wait is 64 bytes");
 _Static_assert(sizeof(struct uring_region_desc) == 64, "region_desc is 64 bytes");
 _Static_assert(sizeof(struct uring_mem_region_reg) == 32, "mem_region_reg is 32 bytes");
@@ -355,6 +369,12 @@ _Static_assert(URING_OP_OPENAT == 18 && URING_OP_OPENAT2 == 28 && URING_OP_MSG_R
 
 #define URING_PROBE_SUPPORTED 1
 #define URING_QUERY_OPCODES 0
+#define URING_RESTRICTION_REGISTER_OP 0
+#define URING_RESTRICTION_SQE_OP 1
+#define URING_RESTRICTION_SQE_FLAGS_ALLOWED 2
+#define URING_RESTRICTION_SQE_FLAGS_REQUIRED 3
+#define URING_NAPI_STATIC_ADD_ID 1
+#define URING_NAPI_STATIC_DEL_ID 2
 #define URING_REG_WAIT_TS 1
 #define URING_MEM_REGION_TYPE_USER 1
 #define URING_MEM_REGION_REG_WAIT_ARG 1
