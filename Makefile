@@ -36,7 +36,8 @@ $(VENV)/.built: $(VENV)/.deps $(SOURCES)
 
 # All of it; with PYTEST_ARGS only what they choose.
 test: build
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --outcomes=build/outcomes.json $(PYTEST_ARGS)
+	$(if $(strip $(PYTEST_ARGS)),,$(BIN)/python tools/ring_coverage.py build/outcomes.json)
 	$(if $(strip $(PYTEST_ARGS)),,$(MAKE) sanitize)
 
 # The C parts under AddressSanitizer, UBSan and ThreadSanitizer.  The sanitized package lies beside

@@ -53,7 +53,7 @@ PAGES = {
     "tables.md": ["TableRegistrations", "FileTable", "RegisteredBuffer", "BufferPool",
                   "PooledBuffer", "BufferPoolEmpty", "CloneFlags"],
     "batch.md": ["Ring.batch_queue", "BatchQueue"],
-    "notices.md": ["Registrations"],
+    "notices.md": ["Registrations", "RegisterOp", "NapiSettings", "NapiTracking"],
 }
 # Bases that only help() shows: their members are members of Ring and SQE.
 BASES = ("Operations", "FileOperations", "SocketOperations", "SystemOperations",
