@@ -39,6 +39,7 @@ ELSEWHERE = {
     "IORING_REGISTER_PBUF_STATUS": ["BufferRing.head"],
     "IORING_REGISTER_SEND_MSG_RING": ["send_msg_ring"],
     "IORING_REGISTER_QUERY": ["query"],
+    "IORING_REGISTER_RESIZE_RINGS": ["resize_rings"],
 }
 
 
