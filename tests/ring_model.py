@@ -28,8 +28,10 @@ from typing import Any
 from ferrule.ring import (
     CQE,
     SQE,
+    BufferRingFlags,
     CancelFlags,
     Op,
+    RecvSendFlags,
     Ring,
     SetupFlags,
     SqeFlags,
@@ -125,6 +127,47 @@ class Lent:
             assert kept == self.content, "a buffer that was only written from has changed"
 
 
+class Fixed:
+    """A registered buffer, which one operation at a time uses."""
+
+    SIZE = 6000
+
+    def __init__(self, memory: Memory, made: Any) -> None:
+        self.memory, self.made = memory, made
+        self.user: Operation | None = None
+
+    def check(self) -> None:
+        if self.made.registered or self.user is not None:
+            assert locked(self.memory), "a registered buffer can be resized"
+        else:
+            assert not locked(self.memory), "a buffer is still exported, but not registered"
+
+
+class LentFixed(Lent):
+    """A window of a registered buffer."""
+
+    def __init__(self, fixed: Fixed, start: int, size: int, content: bytes | None) -> None:
+        self.fixed, self.start, self.size, self.content = fixed, start, size, content
+        self.memory = fixed.memory
+        self.watch = weakref.ref(fixed.memory)
+        self.memory[start : start + size] = content or bytes([CANARY]) * size
+
+    def argument(self) -> Any:
+        return self.fixed.made[self.start : self.start + self.size]
+
+    def forget(self) -> None:
+        pass
+
+    def check_back(self) -> None:
+        pass
+
+    def taken(self, size: int) -> bytes:
+        end = self.start + size
+        left = self.fixed.memory[end : self.start + self.size]
+        assert left.count(CANARY) == len(left), "bytes were written outside the result"
+        return bytes(self.fixed.memory[self.start : end])
+
+
 # ---- what operations work on ------------------------------------------------------------------
 
 
@@ -182,11 +225,15 @@ class Stream(Direction):
 
     def check_rest(self) -> None:
         """Nothing was lost: what is left is what was not read."""
-        while data := read_now(self.reader, 1 << 16):
+        until = time.monotonic() + 2
+        while True:
+            data = read_now(self.reader, 1 << 16)
             expected = stream_bytes(self.read, len(data))
             assert data == expected, f"other bytes are left in {self}"
             self.read += len(data)
-        assert self.read == self.written, "bytes were lost"
+            if self.read == self.written or time.monotonic() > until:
+                break  # TCP may take a moment
+        assert self.read == self.written, f"bytes of {self} were lost"
 
 
 class Packets(Direction):
@@ -244,6 +291,10 @@ class Packets(Direction):
         assert len(self.certain) <= self.unseen, f"packets were lost: {self.certain}"
 
 
+def is_open(file: Any) -> bool:
+    return file.fileno() >= 0 if isinstance(file, socket.socket) else not file.closed
+
+
 def ready(file: Any, event: int) -> bool:
     poll = select.poll()
     poll.register(file, event)
@@ -293,6 +344,9 @@ class Channel:
         for direction in self.directions:
             direction.ended = True
         for end in self.ends:
+            if isinstance(end, socket.socket) and end.family == socket.AF_INET and is_open(end):
+                # No trace of it may stay: there are many.
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             end.close()
 
     def check_rest(self) -> None:
@@ -310,6 +364,12 @@ def new_pipe() -> Channel:
 
 def new_pair() -> Channel:
     return Channel(socket.socketpair(), Stream)
+
+
+def new_tcp() -> Channel:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        return Channel((client, listener.accept()[0]), Stream)
 
 
 def new_packets() -> Channel:
@@ -361,20 +421,28 @@ class Listener(Channel):
 
 
 class Group:
-    """A BufferRing, and which of its buffers are ours."""
+    """A BufferRing, which of its buffers are ours, and in which order the kernel has the others."""
 
-    def __init__(self, ring: Ring, entries: int, size: int, bgid: int) -> None:
-        self.made = ring.register_buf_ring(entries, size, bgid)
+    def __init__(self, ring: Ring, entries: int, size: int, bgid: int, flags: int) -> None:
+        self.made = ring.register_buf_ring(entries, size, bgid, flags)
         self.entries, self.size = entries, size
+        self.incremental = bool(flags & BufferRingFlags.INC)
         self.ours: set[int] = set()
+        self.order = list(range(entries))
+        self.added = entries  # ever
 
     def arrived(self, cqe: CQE) -> bytes:
+        """The data of a completion; the buffers that ended with it are ours."""
         bid = cqe.buffer_id
-        assert bid is not None
-        assert 0 <= bid < self.entries
-        assert bid not in self.ours, f"buffer {bid} came twice"
-        self.ours.add(bid)
-        return bytes(self.made.get(bid, max(cqe.res, 0)))
+        assert bid in self.order, f"buffer {bid} came twice"
+        views = self.made.views(cqe) if cqe.res > 0 else []
+        assert self.incremental or not cqe.buffer_more
+        first = self.order.index(bid)
+        ended = self.order[first : first + max(len(views), 1) - cqe.buffer_more]
+        assert not self.ours.intersection(ended)
+        self.ours.update(ended)
+        self.order = [bid for bid in self.order if bid not in ended]
+        return b"".join(bytes(view) for view in views)
 
     def recycle(self, rnd: random.Random) -> None:
         back = rnd.sample(sorted(self.ours), rnd.randint(0, len(self.ours)))
@@ -385,10 +453,32 @@ class Group:
                 self.made.add(bid)
             assert self.made.advance() == len(back)
         self.ours.difference_update(back)
+        self.returned(back)
+
+    def returned(self, bids: list[int]) -> None:
+        self.added += len(bids)
+        self.order += bids
+
+    def find_unseen(self) -> None:
+        """Give those back that came with completions nobody looked at."""
+        found = []
+        for bid in self.order:
+            with contextlib.suppress(ValueError):
+                self.made.add(bid)
+                found.append(bid)
+        self.made.advance()
+        self.order = [bid for bid in self.order if bid not in found]
+        self.returned(found)
 
     def check(self) -> None:
         if not self.made.closed:
             assert self.made.available() == self.entries - len(self.ours), "a buffer got lost"
+
+    def check_settled(self) -> None:
+        """Nothing is on its way: the kernel has every buffer that is not ours."""
+        if not self.made.closed:
+            kept = (self.added - self.made.head()) & 0xFFFF
+            assert kept == len(self.order), f"the kernel has {kept} buffers, not {self.order}"
 
 
 # ---- operations -------------------------------------------------------------------------------
@@ -412,6 +502,7 @@ class Operation:
         self.lent: list[Lent] = []
         self.content = b""
         self.group: Group | None = None
+        self.fixed: Fixed | None = None
         self.watch: weakref.ref[Token] | None = None  # of its user_data
         self.value: object = None  # its user_data, if that is not a Token
         self.sqe: SQE | None = None
@@ -456,7 +547,8 @@ class Operation:
     def may_vanish(self) -> bool:
         """Whether its completion may be thrown away unseen: nothing is lost but the result."""
         token = None if self.watch is None else self.watch()
-        return token is not None and token.itself is None and self.group is None
+        partly = self.group is not None and self.group.incremental
+        return token is not None and token.itself is None and not partly
 
     def may_cancel(self, op: Operation) -> bool:
         return False
@@ -566,19 +658,47 @@ class OnFile(Operation):
             sqe.use_registered_fd()
 
     def pieces(self, rnd: random.Random, size: int, content: bytes | None) -> None:
-        """The buffers: one, or for a vectored method several."""
-        cuts = [0, size]
+        """The buffers: one, or for a vectored method several; registered ones for some."""
+        cuts = {0, size}
         if self.vectored:
-            cuts += [rnd.randint(0, size) for _ in range(rnd.randint(0, 2))]
-        cuts.sort()
+            cuts.update(rnd.randint(0, size) for _ in range(rnd.randint(0, 2)))
+        spans = [*itertools.pairwise(sorted(cuts))] or [(0, 0)]
+        contents = [None if content is None else content[slice(*span)] for span in spans]
+        if self.fixable and 0 < size <= Fixed.SIZE:
+            self.fixed = self.model.some_fixed(rnd)
+        if self.fixed is None:
+            self.lent = [
+                Lent(rnd, end - start, part)
+                for (start, end), part in zip(spans, contents, strict=True)
+            ]
+            return
+        self.method += "_fixed"
         self.lent = [
-            Lent(rnd, end - start, None if content is None else content[start:end])
-            for start, end in itertools.pairwise(cuts)
+            LentFixed(self.fixed, start, end - start, part)
+            for (start, end), part in zip(spans, contents, strict=True)
         ]
 
     @property
+    def fixable(self) -> bool:
+        return self.method in (
+            "prep_read", "prep_readv", "prep_write", "prep_writev", "prep_send_zc",
+            "prep_sendmsg_zc",
+        )
+
+    @property
     def vectored(self) -> bool:
-        return self.method.endswith(("v", "msg")) and self.method != "prep_recv"
+        words = self.method.split("_")
+        return words[1] in ("readv", "writev", "recvmsg", "sendmsg")
+
+    def acquire(self) -> None:
+        if self.fixed is not None:
+            self.fixed.user = self
+
+    def release(self) -> None:
+        for lent in self.lent:
+            lent.check_untouched()
+        if self.fixed is not None:
+            self.fixed.user = None
 
     def buffers(self) -> Any:
         arguments = [lent.argument() for lent in self.lent]
@@ -607,23 +727,27 @@ class Receive(OnFile):
     def __init__(self, model: RingModel, rnd: random.Random, direction: Any) -> None:
         super().__init__(model, rnd, direction.channel, direction.reader)
         self.direction = direction
-        self.group = model.some_group(rnd) if rnd.random() < 0.4 else None
-        self.op_flags = 0
+        packets = isinstance(direction, Packets)
+        self.group = model.some_group(rnd, not packets) if rnd.random() < 0.4 else None
+        self.op_flags = self.ioprio = 0
         self.choose_method(rnd)
         if self.group:
-            self.size = self.group.size
+            self.size = self.group.size * (self.group.entries if self.ioprio else 1)
         else:
-            packets = isinstance(direction, Packets)
             self.size = 512 if packets else rnd.choice((0, 1, 7, 64, 300, 300, 5000))
-            self.pieces(rnd, self.size, None)
             if self.method in ("prep_read", "prep_readv"):
                 self.wanted = self.size
+            self.pieces(rnd, self.size, None)
 
     def choose_method(self, rnd: random.Random) -> None:
         is_socket = isinstance(self.direction.reader, socket.socket)
-        if self.group and is_socket and rnd.random() < 0.6:
-            self.method = "prep_recv_multishot"
+        if self.group and is_socket and not isinstance(self.direction, Packets):
+            self.ioprio = rnd.choice((0, RecvSendFlags.BUNDLE))
+        if self.group and rnd.random() < 0.6:
+            self.method = "prep_recv_multishot" if is_socket else "prep_read_multishot"
             self.multishot = True
+        elif self.group and self.ioprio:
+            self.method = "prep_recv"
         elif self.group:
             self.method = rnd.choice(("prep_recv", "prep_read")) if is_socket else "prep_read"
         else:
@@ -647,6 +771,8 @@ class Receive(OnFile):
         super().adjust(sqe)
         if self.group and not self.multishot:
             sqe.buffer_select(self.group.made)
+        if self.ioprio:
+            sqe.ioprio |= self.ioprio
 
     def allowed(self) -> frozenset[int]:
         allowed = {errno.ECONNRESET} if self.direction.channel.closed else set()
@@ -654,13 +780,17 @@ class Receive(OnFile):
             allowed.add(errno.EAGAIN)
         if self.group:
             allowed.add(errno.ENOBUFS)
+            if self.ioprio and self.group.made.closed:
+                allowed.add(errno.ENOENT)
         return frozenset(allowed)
 
     def acquire(self) -> None:
+        super().acquire()
         if isinstance(self.direction, Stream):
             self.direction.reading = self
 
     def release(self) -> None:
+        super().release()
         if isinstance(self.direction, Stream) and self.direction.reading is self:
             self.direction.reading = None
 
@@ -690,8 +820,7 @@ class Send(OnFile):
         if isinstance(direction, Stream):
             sizes += (5000, 100_000)
         self.content = direction.content(rnd.choice(sizes))
-        methods = ("prep_write", "prep_writev", "prep_send", "prep_sendmsg")
-        self.method = rnd.choice(methods if self.is_socket else methods[:2])
+        self.choose_method(rnd)
         self.op_flags = 0
         if self.method.startswith("prep_send"):
             self.op_flags = some_flags(rnd, direction)
@@ -700,9 +829,10 @@ class Send(OnFile):
         self.may_hide = len(self.content) <= 256  # it is all sent or nothing
         self.pieces(rnd, len(self.content), self.content)
 
-    @property
-    def is_socket(self) -> bool:
-        return isinstance(self.direction.writer, socket.socket)
+    def choose_method(self, rnd: random.Random) -> None:
+        is_socket = isinstance(self.direction.writer, socket.socket)
+        methods = ("prep_write", "prep_writev", "prep_send", "prep_sendmsg")
+        self.method = rnd.choice(methods if is_socket else methods[:2])
 
     def arguments(self) -> tuple[Any, ...]:
         if self.method == "prep_sendmsg":
@@ -718,12 +848,12 @@ class Send(OnFile):
         return frozenset(allowed)
 
     def acquire(self) -> None:
+        super().acquire()
         if isinstance(self.direction, Stream):
             self.direction.writing = self
 
     def release(self) -> None:
-        for lent in self.lent:
-            lent.check_untouched()
+        super().release()
         if isinstance(self.direction, Stream) and self.direction.writing is self:
             self.direction.writing = None
 
@@ -739,6 +869,37 @@ class Send(OnFile):
 
     def vanish(self) -> None:
         self.direction.channel.lost = True
+
+
+class SendZeroCopy(Send):
+    """Its result is followed by a notification, until which the buffers are lent."""
+
+    errors = frozenset({errno.ENOMEM, errno.ENOBUFS})
+
+    def choose_method(self, rnd: random.Random) -> None:
+        self.method = rnd.choice(("prep_send_zc", "prep_sendmsg_zc"))
+        self.zc_flags = rnd.choice((0, RecvSendFlags.SEND_ZC_REPORT_USAGE))
+
+    def arguments(self) -> tuple[Any, ...]:
+        if self.vectored:
+            return self.file, self.buffers(), (), self.op_flags, None, self.zc_flags
+        return self.file, self.buffers(), self.op_flags, self.zc_flags
+
+    def allowed(self) -> frozenset[int]:
+        return super().allowed() | self.errors
+
+    def may_vanish(self) -> bool:
+        return False
+
+    def judge(self, cqe: CQE) -> None:
+        if cqe.notification:
+            assert self.result is not None, "a notification before the result"
+            assert not cqe.more
+            assert cqe.copied is not None
+            return
+        self.multishot = True
+        super().judge(cqe)
+        self.result = cqe.res
 
 
 class Blocks(OnFile):
@@ -773,10 +934,12 @@ class ReadFile(Blocks):
         return not any(self.channel.writers[n] for n in self.range)
 
     def acquire(self) -> None:
+        super().acquire()
         for n in self.range:
             self.channel.readers[n] += 1
 
     def release(self) -> None:
+        super().release()
         for n in self.range:
             self.channel.readers[n] -= 1
 
@@ -800,12 +963,12 @@ class WriteFile(Blocks):
         return not any(disk.writers[n] or disk.readers[n] for n in self.range)
 
     def acquire(self) -> None:
+        super().acquire()
         for n in self.range:
             self.channel.writers[n] += 1
 
     def release(self) -> None:
-        for lent in self.lent:
-            lent.check_untouched()
+        super().release()
         for n in self.range:
             self.channel.writers[n] -= 1
 
@@ -881,7 +1044,7 @@ class Close(Operation):
 
     def is_open(self) -> bool:
         try:
-            return self.name in os.readlink(f"/proc/self/fd/{self.fd}")
+            return os.readlink(f"/proc/self/fd/{self.fd}") == f"/memfd:{self.name} (deleted)"
         except FileNotFoundError:
             return False
 
@@ -1219,8 +1382,10 @@ class RingModel:
         self.ended: list[Operation] = []  # the last few
         self.table: list[Any] = []
         self.groups: list[Group] = []
+        self.fixed: list[Fixed] = []  # registered, or still used
         self.completed = self.unmatched = 0
         self.taking = 0  # calls that may deliver completions, one inside the other
+        self.may_drain = self.may_send_zero_copy = False
         self.drains = False  # it may hold back what was submitted
         self.closed = self.leaks = False
 
@@ -1232,9 +1397,14 @@ class RingModel:
     def index_of(self, file: Any) -> int | None:
         return self.table.index(file) if file in self.table else None
 
-    def some_group(self, rnd: random.Random) -> Group | None:
+    def some_group(self, rnd: random.Random, incremental: bool = True) -> Group | None:
         groups = [group for group in self.groups if not group.made.closed]
+        groups = [group for group in groups if incremental or not group.incremental]
         return rnd.choice(groups) if groups else None
+
+    def some_fixed(self, rnd: random.Random) -> Fixed | None:
+        free = [fixed for fixed in self.fixed if fixed.user is None and fixed.made.registered]
+        return rnd.choice(free) if free and rnd.random() < 0.5 else None
 
     def prepare(self, op: Operation, user_data: object, old: Operation | None = None) -> bool:
         """Prepare `op` on the next SQE, or on that of `old`.  False: the queue was full.
@@ -1415,6 +1585,12 @@ class RingModel:
             message.may_be_lost = True
         if not self.closed:
             self.unmatched = self.ring.statistics().unmatched
+            for group in self.groups:
+                if not group.incremental and not group.made.closed:
+                    group.find_unseen()
+        for op in self.outstanding:
+            if op.group is not None:
+                op.vanish()
         for op in [op for op in self.outstanding if op.watch is not None and op.watch() is None]:
             self.completed += 1
             op.vanish()
@@ -1499,11 +1675,23 @@ class RingModel:
             assert self.ring.sq_ready() == len(self.queue)
         for group in self.groups:
             group.check()
+        for fixed in self.fixed:
+            fixed.check()
+        self.fixed = [fixed for fixed in self.fixed if fixed.made.registered or fixed.user]
 
     def describe(self) -> str:
         return ", ".join(f"{op} {op.state}" for op in self.outstanding)
 
     # ---- the end ----
+
+    def make_way(self, ending: bool = False) -> None:
+        """Read what zero-copy sends have sent: until then they are not notified."""
+        for op in [op for op in self.outstanding if isinstance(op, SendZeroCopy)]:
+            way = op.direction
+            way.channel.lost |= ending
+            if is_open(way.reader) and (ending or way.may_read()):
+                while data := read_now(way.reader, 1 << 16):
+                    way.received(len(data), data, len(data))
 
     def quiesce(self, seconds: float = 5.0) -> None:
         """Whatever was submitted ends when it is cancelled."""
@@ -1515,12 +1703,15 @@ class RingModel:
                 every = CancelMany(self, None)
                 self.prepare(every, Token(every))
             self.submit()
+            self.make_way()
             self.cancel_now(flags=CancelFlags.ANY | CancelFlags.ALL)
             self.copy(100, 1, 0.02)
             self.check()
             assert time.monotonic() < until, (
                 f"never came: {self.describe()}, {[str(due) for due in self.messages_due()]}"
             )
+        for group in self.groups:
+            group.check_settled()
 
     def messages_due(self) -> list[Message]:
         messages = self.expected.values()
@@ -1555,6 +1746,8 @@ class RingModel:
                 op.vanish()
             self.end(op)
         self.queue = []
+        for fixed in self.fixed:
+            fixed.check()
 
     def drop(self) -> int:
         """Drop the last reference to an open ring; returns how many operations it leaked."""

@@ -31,7 +31,7 @@ from typing import Any
 
 import pytest
 
-from ferrule.ring import Op, Ring, SetupFlags, SqeFlags, leaked_operations
+from ferrule.ring import BufferRingFlags, Op, Ring, SetupFlags, SqeFlags, leaked_operations
 from ring_model import (
     LINKS,
     QUEUED,
@@ -47,12 +47,15 @@ from ring_model import (
     Channel,
     Close,
     Connect,
+    Direction,
     Disk,
+    Fixed,
     Fsync,
     Group,
     Lent,
     LinkTimeout,
     Listener,
+    Memory,
     Message,
     Nop,
     Open,
@@ -63,13 +66,16 @@ from ring_model import (
     Receive,
     RingModel,
     Send,
+    SendZeroCopy,
     Statx,
     Timeout,
     Token,
     WriteFile,
+    is_open,
     new_packets,
     new_pair,
     new_pipe,
+    new_tcp,
     read_now,
     write_now,
 )
@@ -219,6 +225,11 @@ class Fuzzer:
         if rnd.random() < 0.3 and not model.sqpoll:
             model.ring.register_ring_fd()
             model.bound = True
+        # A cancel that a SQPOLL ring needs would wait behind a drain.  In Linux 6.18 a drain waits
+        # for the notification of a zero-copy send that waits behind it; and a process whose SQPOLL
+        # ring waits for one when it ends cannot end, for its sockets stay open.
+        model.may_drain = not model.sqpoll and rnd.random() < 0.5
+        model.may_send_zero_copy = not model.sqpoll and not model.may_drain
         self.models.append(model)
         self.log(f"  {model} = Ring({entries}, {options})  # {name}")
 
@@ -238,8 +249,9 @@ class Fuzzer:
                 pool.remove(channel)  # type: ignore[arg-type]
                 if not any(op.channel is channel for op in self.haunting):
                     channel.close()
-        while len(self.channels) < 7:
-            self.channels.append((new_pipe, new_pair, new_packets)[len(self.channels) % 3]())
+        while len(self.channels) < 9:
+            kinds = (new_pipe, new_pair, new_packets, new_tcp)
+            self.channels.append(kinds[len(self.channels) % 4]())
         while len(self.disks) < 2:
             self.disks.append(Disk())
         while not self.listeners:
@@ -334,8 +346,7 @@ class Fuzzer:
             flags |= SqeFlags.CQE_SKIP_SUCCESS
         if rnd.random() < 0.04:
             flags |= SqeFlags.ASYNC
-        # A cancel that a SQPOLL ring needs would wait behind a drain.
-        if rnd.random() < 0.02 and not model.sqpoll:
+        if rnd.random() < 0.03 and model.may_drain:
             flags |= SqeFlags.IO_DRAIN
         self.log(f"    {model} {op}, {type(data).__name__} {SqeFlags(flags)!r}")
         try:
@@ -372,6 +383,8 @@ class Fuzzer:
 
     def new_send(self, model: RingModel) -> Operation | None:
         way = self.some([way for way in self.directions() if way.may_write()])
+        if way and is_tcp(way) and model.may_send_zero_copy and self.rnd.random() < 0.7:
+            return SendZeroCopy(model, self.rnd, way)
         return way and Send(model, self.rnd, way)
 
     def new_file(self, model: RingModel) -> Operation | None:
@@ -432,9 +445,9 @@ class Fuzzer:
             self.copy: 14, self.copy_one: 6, self.advance: 2, self.feed: 12, self.eat: 3,
             self.connect: 3, self.hang_up: 1, self.close_channel: 2, self.look_at_buffers: 3,
             self.forget: 5, self.collect: 2, self.call_badly: 6, self.cancel_at_once: 1,
-            self.register: 3, self.make_group: 2, self.recycle: 6, self.fork: 0.3,
-            self.reopen: 1.5, self.drop: 0.3, self.use_from_a_thread: 0.3, self.interrupt: 0.6,
-            self.look: 4,
+            self.register: 3, self.register_buffers: 3, self.make_group: 2, self.recycle: 6,
+            self.fork: 0.3, self.reopen: 1.5, self.drop: 0.3, self.use_from_a_thread: 0.3,
+            self.interrupt: 0.6, self.look: 4,
         }
         for number in range(steps):
             self.rnd = random.Random(self.master.getrandbits(64))
@@ -669,14 +682,31 @@ class Fuzzer:
             model.ring.register_files_update(place, [-1 if file is None else file])
             model.table[place] = file
 
+    def register_buffers(self, model: RingModel) -> None:
+        if not all(op.begun() for op in model.outstanding if op.fixed is not None):
+            return
+        now = [fixed for fixed in model.fixed if fixed.made.registered]
+        if not now:
+            memories = [Memory(Fixed.SIZE) for _ in range(self.rnd.choice((1, 3)))]
+            made = model.ring.register_buffers(memories)
+            model.fixed += map(Fixed, memories, made)
+        elif self.rnd.random() < 0.4:
+            model.ring.unregister_buffers()
+        else:
+            old, memory = self.rnd.choice(now), Memory(Fixed.SIZE)
+            [made] = model.ring.register_buffers_update(old.made.index, [memory])
+            model.fixed.append(Fixed(memory, made))
+            assert not old.made.registered
+
     def make_group(self, model: RingModel) -> None:
         groups = [group for group in model.groups if not group.made.closed]
         if groups and self.rnd.random() < 0.3:
             self.rnd.choice(groups).made.close()
         elif len(groups) < 3:
             bgid = 100 + len(model.groups)
-            size = self.rnd.choice((8, 64, 600))
-            model.groups.append(Group(model.ring, self.rnd.choice((1, 2, 8, 32)), size, bgid))
+            size, entries = self.rnd.choice((8, 64, 600)), self.rnd.choice((1, 2, 8, 32))
+            flags = self.rnd.choice((0, 0, BufferRingFlags.INC))
+            model.groups.append(Group(model.ring, entries, size, bgid, flags))
 
     def recycle(self, model: RingModel) -> None:
         group = model.some_group(self.rnd)
@@ -690,7 +720,10 @@ class Fuzzer:
     # ---- ends ----
 
     def may_end(self, model: RingModel) -> bool:
-        """Whether no message is on its way to this ring, whose number may be reused."""
+        """Whether no message is on its way to this ring, whose number may be reused, and nothing is
+        waited for that close() cannot end."""
+        if self.meddling and any(isinstance(op, SendZeroCopy) for op in model.outstanding):
+            return False
         others = [op for other in self.models if other is not model for op in other.outstanding]
         return not any(
             isinstance(op, Message) and op.to is model for op in (*others, *self.being_prepared)
@@ -702,6 +735,7 @@ class Fuzzer:
                 self.calm = True
                 model.quiesce()
                 self.calm = False
+            model.make_way(ending=True)
             model.close()
 
     def drop(self, model: RingModel) -> None:
@@ -785,6 +819,7 @@ class Fuzzer:
             if self.rnd.random() < 0.7:
                 model.quiesce()
         for model in self.models:
+            model.make_way(ending=True)
             model.close()
         for channel in [*self.channels, *self.disks, *self.listeners]:
             if not channel.lost:
@@ -809,8 +844,8 @@ def descriptors() -> set[tuple[int, str]]:
     return found
 
 
-def is_open(file: Any) -> bool:
-    return file.fileno() >= 0 if isinstance(file, socket.socket) else not file.closed
+def is_tcp(way: Direction) -> bool:
+    return isinstance(way.writer, socket.socket) and way.writer.family == socket.AF_INET
 
 
 @functools.cache
