@@ -340,7 +340,7 @@ static inline int ring_resize(struct ring *r, struct uring_params *p) {
     fresh.ring_map = fresh.sqes_map = NULL;
     /* The kernel (6.18) does not say where the array of indices comes to lie. */
     if (r->sq_array
-        && (char *)r->sq_array - (char *)r->ring_map != ring_array_offset(r, r->cq_entries))
+        && (size_t)((char *)r->sq_array - (char *)r->ring_map) != ring_array_offset(r, r->cq_entries))
         return -EOPNOTSUPP;
     if (ours) {
         p->flags |= r->setup_flags & (URING_SETUP_SQE128 | URING_SETUP_CQE32);
