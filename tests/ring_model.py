@@ -589,7 +589,8 @@ class RingModel:
             self.ring = None
         gc.collect()
         leaked = leaked_operations() - before
-        assert len(certain) <= leaked <= len(self.outstanding) - len(queued), self.describe()
+        possible = [op for op in self.outstanding if op not in queued]
+        assert len(certain) <= leaked <= len(possible), f"leaked {leaked}: {self.describe()}"
         for op in list(self.outstanding):
             if op in late:
                 self.world.haunt(op)
