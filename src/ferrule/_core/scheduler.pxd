@@ -8,6 +8,13 @@ from ferrule._core.backend cimport Backend
 from ferrule._core.operation cimport op, slots, timer, timers
 
 
+cdef extern from "mutex.h":
+    ctypedef struct mutex:
+        pass
+    void mutex_lock(mutex *m) noexcept nogil
+    void mutex_unlock(mutex *m) noexcept nogil
+
+
 cdef enum TaskState:
     NEW         # never ran; may still go to any fiber
     READY       # in the ready queue
@@ -105,6 +112,7 @@ cdef class Task(CancelScope):
     cdef Task first_waiter       # of those that wait for the end
     cdef list more_waiters, callbacks
     cdef Task joining            # whose end this task waits for
+    cdef object thread_lock      # of an OS thread's stand-in: held while the thread waits
     cdef readonly uint64_t id
     cdef object __weakref__
     cdef int finish(self) except -1
@@ -214,6 +222,10 @@ cdef class Descriptor:
     cdef int close_fd(self) except? -1
 
 
+# End the wait of a task that was taken out of its wait list.  From any thread.
+cdef int wake(Task task) except -1
+# What an OS thread enters into wait lists in place of a task; its thread waits on `thread_lock`.
+cdef Task new_stand_in()
 cdef Scheduler current_scheduler()
 cdef Scheduler scheduler_or_none()
 cdef int64_t monotonic_ns() noexcept nogil

@@ -679,6 +679,23 @@ cdef class Fiber:
         return 0
 
 
+cdef int wake(Task task) except -1:
+    if task.scheduler is None:
+        task.thread_lock.release()
+        return 0
+    if task.scheduler is scheduler_or_none():
+        return task.scheduler.make_ready(task)
+    return task.scheduler.post(task)
+
+
+cdef Task new_stand_in():
+    cdef Task task = Task.__new__(Task)
+    task.thread_lock = threading.Lock()
+    task.thread_lock.acquire()
+    task.given_name = f"thread {threading.current_thread().name!r}"
+    return task
+
+
 cdef Scheduler scheduler_or_none():
     return <Scheduler>fe_thread_scheduler if fe_thread_scheduler != NULL else None
 

@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t
 
 from ferrule._core.scheduler cimport (
     CANCELLED, RUNNING, TIMED_OUT, Scheduler, Task, Waitable, WakeReason, current_scheduler,
-    deadline_after, scheduler_or_none,
+    deadline_after, scheduler_or_none, wake,
 )
 
 import collections
@@ -36,9 +36,7 @@ Full = queue.Full
 cdef int grant(Task task, Grant how) except -1:
     """End the wait of a task that was taken out of its list."""
     task.wait_outcome = how
-    if task.scheduler is scheduler_or_none():
-        return task.scheduler.make_ready(task)
-    return task.scheduler.post(task)
+    return wake(task)
 
 
 cdef Task enter_point():
@@ -477,10 +475,7 @@ cdef class Waiter(Waitable):
         self.value = value
         self.woken = True
         if self.task is not None:
-            if self.home is scheduler_or_none():
-                self.home.make_ready(self.task)
-            else:
-                self.home.post(self.task)
+            wake(self.task)
         return True
 
     cdef int abort_wait(self, Task task) except -1:
