@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import threading
 from collections.abc import Callable
@@ -54,24 +55,105 @@ def group_of_one() -> None:
         group.spawn(Event().wait)
 
 
-def test_two_locks_taken_in_opposite_order(run: Run) -> None:
+def names(waiting: tuple[Any, ...]) -> list[str]:
+    return [one.name for one in waiting]
+
+
+def test_two_locks_taken_in_opposite_order_are_a_circle(run: Run) -> None:
+    with pytest.raises(DeadlockError, match="in a circle: adam -> berta -> adam") as info:
+        run(opposite_locks)
+    assert names(info.value.waiting) == ["main", "adam", "berta"]
+    assert names(info.value.cycle) == ["adam", "berta"]
+    adam = info.value.cycle[0]
+    assert adam.what == "a Lock held by berta"
+    assert re.fullmatch(rf"{re.escape(__file__)}:\d+ in take", adam.where)
+
+
+def opposite_locks() -> None:
+    first, second = Lock(), Lock()
+
+    def take(a: Lock, b: Lock) -> None:
+        with a:
+            ferrule.sleep(0.001)
+            with b:
+                pass
+
+    with ferrule.TaskGroup() as group:
+        group.spawn(take, first, second, name="adam")
+        group.spawn(take, second, first, name="berta")
+
+
+def test_a_lock_held_by_its_waiter_is_a_circle_of_one(run: Run) -> None:
+    with pytest.raises(DeadlockError, match="in a circle: main -> main") as info:
+        run(locked_twice)
+    assert names(info.value.cycle) == ["main"]
+
+
+def test_a_circle_goes_through_locks_joins_and_groups(run: Run) -> None:
     def main() -> None:
-        first, second = Lock(), Lock()
+        lock = Lock()
 
-        def take(a: Lock, b: Lock) -> None:
-            with a:
-                ferrule.sleep(0.001)
-                with b:
-                    pass
+        def join(task: ferrule.Task[Any]) -> None:
+            task.join()
 
-        with ferrule.TaskGroup() as group:
-            group.spawn(take, first, second, name="adam")
-            group.spawn(take, second, first, name="berta")
+        def open_a_group() -> None:
+            lock.acquire()
+            ferrule.sleep(0.001)  # the others wait by then
+            with ferrule.TaskGroup() as group:
+                ferrule.spawn(Event().wait, name="bystander")
+                group.spawn(Event().wait, name="dead end")
+                group.spawn(join, locker, name="joiner")
+
+        ferrule.spawn(open_a_group, name="owner")
+        locker = ferrule.spawn(lock.acquire, name="locker")
+        locker.join()
 
     with pytest.raises(DeadlockError) as info:
         run(main)
-    assert "adam waits for a Lock held by berta" in str(info.value)
-    assert "berta waits for a Lock held by adam" in str(info.value)
+    assert names(info.value.cycle) == ["owner", "joiner", "locker"]
+    assert [one.what for one in info.value.cycle] == [
+        "the tasks of its group", "the end of locker", "a Lock held by owner",
+    ]
+    assert "in a circle: owner -> joiner -> locker -> owner" in str(info.value)
+
+
+def test_a_deadlock_without_a_circle_has_none(run: Run) -> None:
+    def main() -> None:
+        ferrule.spawn(Event().wait, name="dawdler").join()
+
+    with pytest.raises(DeadlockError) as info:
+        run(main)
+    assert names(info.value.waiting) == ["main", "dawdler"]
+    assert info.value.cycle == ()
+    assert "circle" not in str(info.value)
+
+
+def test_a_lock_whose_holder_has_ended_says_so(run: Run) -> None:
+    def main() -> None:
+        lock = Lock()
+        ferrule.spawn(lock.acquire, name="forgetful").join()
+        lock.acquire()
+
+    with pytest.raises(DeadlockError, match="held by forgetful, which has ended") as info:
+        run(main)
+    assert info.value.cycle == ()
+
+
+def test_a_circle_of_many_is_found_without_recursion(run: Run) -> None:
+    count = 5000
+
+    def main() -> None:
+        tasks: list[ferrule.Task[Any]] = []
+
+        def join_the_next(place: int) -> None:
+            tasks[(place + 1) % count].join()
+
+        tasks += [ferrule.spawn(join_the_next, place) for place in range(count)]
+        tasks[7].join()
+
+    with pytest.raises(DeadlockError) as info:
+        run(main)
+    assert len(info.value.cycle) == count
 
 
 def test_the_fibers_of_a_deadlock_run_their_finally(run: Run) -> None:

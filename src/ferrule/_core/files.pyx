@@ -251,6 +251,10 @@ cdef class Either(Waitable):
     cdef str describe_wait(self, Task task):
         return "the other end of a FIFO"
 
+    cdef dict wait_facts(self, Task task):
+        return {"kind": "operation", "operation": "openat",
+                "path": os.fsdecode(<const char *>self.first.addr)}
+
 
 cdef int64_t open_or_notice(Scheduler s, int watched, bytes path, int flags,
                             int dir_fd) except? -4096:
@@ -325,6 +329,9 @@ cdef class BulkTurns(WaitList):
 
     cdef str describe_wait(self, Task task):
         return "its turn to move a large part of a file"
+
+    cdef dict wait_facts(self, Task task):
+        return {"kind": "turn"}
 
 
 # ---- descriptors of files ----

@@ -58,7 +58,10 @@ cdef class Waitable:
     # End the wait before what it is for has come: take the task out of the wait list and make it
     # ready, or see to it that it soon is.
     cdef int abort_wait(self, Task task) except -1
+    # What it waits for: in words, and as a dict with a "kind" and some of "object", "operation",
+    # "fd" and "holders" (the tasks that have to go on for the wait to end).
     cdef str describe_wait(self, Task task)
+    cdef dict wait_facts(self, Task task)
 
 
 cdef class CancelScope(Timed):
@@ -105,6 +108,7 @@ cdef class Task(CancelScope):
     cdef Waitable waiting_on
     cdef op *operation           # what it waits for, when that is an operation
     cdef int64_t deadline        # of the present wait; 0: none
+    cdef int64_t parked_at       # by the loop's coarse clock
     # For wait lists (sync): neighbours, what is handed over, how the wait ended.
     cdef Task wait_before, wait_after
     cdef object wait_item
@@ -158,6 +162,10 @@ cdef class Scheduler:
     cdef readonly bint dead      # in a forked child
     cdef readonly bint interrupted   # by Ctrl-C
     cdef bint stopping, closed, in_tick, is_main_thread
+    # For `inspect` and its watchdog, which look from outside.
+    cdef int64_t clock           # when the loop last looked at the time
+    cdef bint idle               # waiting in the kernel
+    cdef uint64_t tasks_ended
     cdef unsigned long thread_id
     cdef readonly uint64_t switches, ticks, spawned
     cdef readonly uint32_t leaked
@@ -226,6 +234,15 @@ cdef class Descriptor:
 cdef int wake(Task task) except -1
 # What an OS thread enters into wait lists in place of a task; its thread waits on `thread_lock`.
 cdef Task new_stand_in()
+# The task as it stands in messages, also one that has ended or None.
+cdef str name_of(Task task)
+# The innermost frame of a task that has started and not ended; None where it cannot be seen.
+cdef object frame_of(Task task)
+# The frame nearest to it that is not Ferrule's own, as "file:line in function".
+cdef str place_of(object frame)
+# Tasks each of which waits for the next one, and the last for the first, beginning with the oldest;
+# empty if there are none.
+cdef list find_cycle(list tasks)
 cdef Scheduler current_scheduler()
 cdef Scheduler scheduler_or_none()
 cdef int64_t monotonic_ns() noexcept nogil

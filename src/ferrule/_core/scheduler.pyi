@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from types import GenericAlias, TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar, TypeVarTuple, final
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar, TypeVarTuple, final
 
 from ferrule._core.backend import Backend
 
@@ -9,7 +9,17 @@ _T_co = TypeVar("_T_co", covariant=True)
 _Ts = TypeVarTuple("_Ts")
 
 class Cancelled(BaseException): ...
-class DeadlockError(RuntimeError): ...
+
+class WaitingTask(NamedTuple):
+    name: str
+    id: int
+    what: str
+    where: str | None
+
+class DeadlockError(RuntimeError):
+    waiting: tuple[WaitingTask, ...]
+    cycle: tuple[WaitingTask, ...]
+
 class EngineUnavailable(OSError): ...
 class ConcurrencyUnavailable(RuntimeError): ...
 
@@ -127,3 +137,4 @@ def yield_now() -> None: ...
 def checkpoint() -> None: ...
 def cancel_requested() -> bool: ...
 def has_signal_handlers() -> bool: ...
+def deadlock_error(tasks: list[Task[Any]]) -> DeadlockError: ...

@@ -39,6 +39,7 @@ import signal
 import sys
 import threading
 import types
+import typing
 import weakref
 
 cdef extern from *:
@@ -65,6 +66,9 @@ cdef extern from "<errno.h>":
 cdef extern from "Python.h":
     void PyErr_SetObject(object kind, object exc)
     void PyErr_WriteUnraisable(object source)
+    ctypedef struct PyFrameObject:
+        pass
+    PyFrameObject *PyEval_GetFrame()
     int PyContext_Enter(object ctx) except -1
     int PyContext_Exit(object ctx) except -1
     object PyContext_CopyCurrent()
@@ -87,6 +91,7 @@ cdef enum:
     FIBER_DEPTH_MAX = 64 * 1024     # a fiber that parked deeper keeps that memory: not reused
     ERROR_RETURN = -4096            # never a kernel result
     FAILED_POLLS_MAX = 10
+    TICKS_PER_LOOK = 64             # at the clock, by a loop that never waits
 
 
 class Cancelled(BaseException):
@@ -97,8 +102,24 @@ class Cancelled(BaseException):
     """
 
 
+class WaitingTask(typing.NamedTuple):
+    """A task in a `DeadlockError`: ``what`` it waits for, in words, and ``where`` in the code."""
+
+    name: str
+    id: int
+    what: str
+    where: str | None
+
+
 class DeadlockError(RuntimeError):
-    """Every fiber waits, and nothing in flight could wake one."""
+    """Every fiber waits, and nothing in flight could wake one.
+
+    ``waiting`` has a `WaitingTask` for each; ``cycle`` those that wait for each other, each for the
+    next one and the last for the first, and is empty if no such circle is known.
+    """
+
+    waiting: tuple[WaitingTask, ...] = ()
+    cycle: tuple[WaitingTask, ...] = ()
 
 
 class EngineUnavailable(OSError):
@@ -161,10 +182,16 @@ cdef class Waitable:
     cdef str describe_wait(self, Task task):
         return type(self).__name__
 
+    cdef dict wait_facts(self, Task task):
+        return {"kind": "other"}
+
 
 cdef class Sleepers(Waitable):
     cdef str describe_wait(self, Task task):
         return "a timer"
+
+    cdef dict wait_facts(self, Task task):
+        return {"kind": "timer"}
 
 
 cdef class Operations(Waitable):
@@ -176,7 +203,30 @@ cdef class Operations(Waitable):
     cdef str describe_wait(self, Task task):
         if task.operation == NULL:
             return "an operation"
-        return f"{op_rows[task.operation.kind].name.decode()} on fd {task.operation.fd}"
+        if task.operation.kind == OP_TIMEOUT:
+            return "a timer"
+        name = op_rows[task.operation.kind].name.decode()
+        return f"{name} on fd {task.operation.fd}" if task.operation.fd >= 0 else name
+
+    cdef dict wait_facts(self, Task task):
+        if task.operation == NULL:
+            return {"kind": "operation"}
+        if task.operation.kind == OP_TIMEOUT:
+            return {"kind": "timer"}
+        facts = {"kind": "operation", "operation": op_rows[task.operation.kind].name.decode()}
+        if task.operation.fd >= 0:
+            facts["fd"] = task.operation.fd
+        return facts
+
+
+cdef class Closing(Waitable):
+    cdef int fd
+
+    cdef str describe_wait(self, Task task):
+        return f"the end of what is in flight on fd {self.fd}, which it closes"
+
+    cdef dict wait_facts(self, Task task):
+        return {"kind": "close", "fd": self.fd}
 
 
 # ---- scopes ----
@@ -339,6 +389,14 @@ cdef int deliver_cancel(Task task) except -1:
 cdef class Emptied(Waitable):
     cdef str describe_wait(self, Task task):
         return "the tasks of its group"
+
+    cdef dict wait_facts(self, Task task):
+        cdef CancelScope scope = task.scope
+        while scope is not None:
+            if isinstance(scope, GroupScope) and (<GroupScope>scope).owner_waiting is task:
+                return {"kind": "group", "holders": list(scope.members)}
+            scope = scope.parent
+        return {"kind": "group"}
 
 
 cdef class GroupScope(CancelScope):
@@ -550,6 +608,7 @@ cdef class Task(CancelScope):
         self.fn = self.context = None
         self.args = None
         s.live_tasks -= 1
+        s.tasks_ended += 1
         self.parent.member_done(self)
         self.parent = self.scope = None
         self.task = None  # it was its own scope's task: a cycle
@@ -617,7 +676,10 @@ cdef class Joiners(Waitable):
         return task.scheduler.make_ready(task)
 
     cdef str describe_wait(self, Task task):
-        return f"the end of {task.joining.name}"
+        return f"the end of {name_of(task.joining)}"
+
+    cdef dict wait_facts(self, Task task):
+        return {"kind": "task", "object": task.joining, "holders": [task.joining]}
 
 
 cdef Joiners joiners = Joiners()
@@ -955,6 +1017,7 @@ cdef class Scheduler:
         cdef char here
         cdef Task task
         cdef size_t depth
+        me.parked_at = self.clock
         me.state = PARKED
         task = self.next_task()
         if task is not me:
@@ -1047,6 +1110,8 @@ cdef class Scheduler:
     cdef int tick(self, bint may_block) except -1:
         cdef int64_t timeout = -1
         self.ticks += 1
+        if self.ticks % TICKS_PER_LOOK == 1:
+            self.clock = monotonic_ns()
         self.in_tick = True
         if fe_flag_take(&self.inbox_filled):
             self._empty_inbox()
@@ -1073,11 +1138,16 @@ cdef class Scheduler:
         return 0
 
     cdef int _poll(self, int64_t timeout, bint may_block) except -1:
+        self.idle = may_block
         try:
             self.backend.poll(timeout, may_block)
         except BaseException:
             self.failed_polls += 1
             raise
+        finally:
+            self.idle = False
+        if may_block:
+            self.clock = monotonic_ns()
         self.failed_polls = 0
         return 0
 
@@ -1106,6 +1176,7 @@ cdef class Scheduler:
         cdef int64_t now = monotonic_ns()
         cdef timer *node
         cdef Timed owner
+        self.clock = now
         while True:
             node = timers_nearest(&self.heap)
             if node == NULL:
@@ -1176,9 +1247,7 @@ cdef class Scheduler:
         """Cancel everything; then what is shielded; then break off the waits that are left."""
         cdef Task task
         if self.deadlock is None:
-            lines = [f"  {name} waits for {what}" for name, what in self.waiting()]
-            self.deadlock = DeadlockError("every fiber waits and nothing can wake one:\n"
-                                          + "\n".join(lines))
+            self.deadlock = deadlock_error(self.tasks())
             self.root_fails(self.deadlock)
             if self.ready_head is not None:
                 return 0
@@ -1391,10 +1460,100 @@ def has_signal_handlers():
     return False
 
 
+# ---- who waits for whom ----
+
 cdef object describe(Task task):
     if task.state != PARKED or task.waiting_on is None:
         return None
     return task.waiting_on.describe_wait(task)
+
+
+cdef str name_of(Task task):
+    if task is None:
+        return "nobody known"
+    return f"{task.name}, which has ended" if task.state == DONE else task.name
+
+
+cdef object frame_of(Task task):
+    cdef PyGreenlet *current
+    cdef PyFrameObject *innermost
+    if task.fiber is None or task.fiber.greenlet is None:
+        return None
+    current = PyGreenlet_GetCurrent()
+    running = <object><PyObject *>current
+    Py_DECREF(running)
+    if running is not task.fiber.greenlet:
+        return task.fiber.greenlet.gr_frame
+    innermost = PyEval_GetFrame()
+    return <object><PyObject *>innermost if innermost != NULL else None
+
+
+cdef str place_of(object frame):
+    cdef object outside = frame
+    while outside is not None and outside.f_globals.get("__name__", "").startswith("ferrule."):
+        outside = outside.f_back
+    if outside is not None:
+        frame = outside
+    if frame is None:
+        return None
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+cdef list find_cycle(list tasks):
+    cdef Task task
+    cdef dict places = {}  # of the tasks on the way from the first to this one
+    cdef list way = [], choices
+    cdef set seen = set()
+    for task in tasks:
+        choices = [iter((task,))]
+        while choices:
+            task = next(choices[-1], None)
+            if task is None:
+                choices.pop()
+                if way:
+                    del places[way.pop()]
+            elif task in places:
+                return oldest_first(way[places[task]:])
+            elif task not in seen:
+                seen.add(task)
+                places[task] = len(way)
+                way.append(task)
+                choices.append(iter(awaited_by(task)))
+    return []
+
+
+cdef list oldest_first(list cycle):
+    # So that the same circle always reads the same.
+    cdef Py_ssize_t first = min(range(len(cycle)), key=lambda place: cycle[place].id)
+    return cycle[first:] + cycle[:first]
+
+
+cdef object awaited_by(Task task):
+    if task.state != PARKED or task.waiting_on is None:
+        return ()
+    return [other for other in task.waiting_on.wait_facts(task).get("holders", ())
+            if other is not None]
+
+
+def deadlock_error(list tasks):
+    """The `DeadlockError` of these tasks: all there are, and they wait."""
+    cdef list cycle = [waiting_task(task) for task in find_cycle(tasks)]
+    waiting = [waiting_task(task) for task in tasks if describe(task)]
+    lines = ["every fiber waits and nothing can wake one:"]
+    for one in waiting:
+        place = f"  ({one.where})" if one.where else ""
+        lines.append(f"  {one.name} waits for {one.what}{place}")
+    if cycle:
+        names = [one.name for one in cycle]
+        lines.append("in a circle: " + " -> ".join([*names, names[0]]))
+    error = DeadlockError("\n".join(lines))
+    error.waiting = tuple(waiting)
+    error.cycle = tuple(cycle)
+    return error
+
+
+cdef object waiting_task(Task task):
+    return WaitingTask(task.name, task.id, describe(task), place_of(frame_of(task)))
 
 
 cdef int report_unraisable(exc, source) except -1:
@@ -1477,10 +1636,13 @@ cdef class Descriptor:
         cdef Scheduler s
         cdef op *o
         cdef int fd = self.fd
+        cdef Closing closing
         if fd < 0 or self.closing:
             return -1
         self.closing = True
         if self.in_flight != NULL:
+            closing = Closing.__new__(Closing)
+            closing.fd = fd
             s = current_scheduler()
             o = self.in_flight
             while o != NULL:
@@ -1489,7 +1651,7 @@ cdef class Descriptor:
                 o = o.fd_next
             while self.in_flight != NULL:
                 self.closer = s.running()
-                s.wait_on(self.closer, s.sleepers, 0, False)
+                s.wait_on(self.closer, closing, 0, False)
         self.fd = -1
         return fd
 

@@ -88,6 +88,9 @@ cdef class SendTurn(Waitable):
     cdef str describe_wait(self, Task task):
         return "its turn to send"
 
+    cdef dict wait_facts(self, Task task):
+        return {"kind": "turn"}
+
 
 cdef SendTurn send_turn = SendTurn()
 

@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t
 
 from ferrule._core.scheduler cimport (
     CANCELLED, RUNNING, TIMED_OUT, Scheduler, Task, Waitable, WakeReason, current_scheduler,
-    deadline_after, scheduler_or_none, wake,
+    deadline_after, name_of, scheduler_or_none, wake,
 )
 
 import collections
@@ -152,6 +152,9 @@ cdef class Event(WaitList):
     cdef str describe_wait(self, Task task):
         return "an Event"
 
+    cdef dict wait_facts(self, Task task):
+        return {"kind": "event", "object": self}
+
     def __repr__(self):
         return f"<ferrule.Event {'set' if self.flag else 'unset'}>"
 
@@ -219,7 +222,10 @@ cdef class Lock(WaitList):
         self.release()
 
     cdef str describe_wait(self, Task task):
-        return f"a Lock held by {'nobody known' if self.holder is None else self.holder.name}"
+        return f"a Lock held by {name_of(self.holder)}"
+
+    cdef dict wait_facts(self, Task task):
+        return {"kind": "lock", "object": self, "holders": [self.holder]}
 
     def __repr__(self):
         return f"<ferrule.Lock {'locked' if self.held else 'unlocked'}>"
@@ -234,15 +240,24 @@ cdef class ItemWaiters(WaitList):
     cdef str describe_wait(self, Task task):
         return "an item of a Queue"
 
+    cdef dict wait_facts(self, Task task):
+        return {"kind": "queue"}
+
 
 cdef class RoomWaiters(WaitList):
     cdef str describe_wait(self, Task task):
         return "room in a Queue"
 
+    cdef dict wait_facts(self, Task task):
+        return {"kind": "queue"}
+
 
 cdef class JoinWaiters(WaitList):
     cdef str describe_wait(self, Task task):
         return "the end of the work in a Queue"
+
+    cdef dict wait_facts(self, Task task):
+        return {"kind": "queue"}
 
 
 cdef class Queue:
@@ -486,3 +501,6 @@ cdef class Waiter(Waitable):
 
     cdef str describe_wait(self, Task task):
         return self.what
+
+    cdef dict wait_facts(self, Task task):
+        return {"kind": "thread"}
