@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -441,3 +443,335 @@ def test_ten_thousand_members(run: Run) -> None:
 def test_a_group_needs_a_runtime() -> None:
     with pytest.raises(RuntimeError, match=r"ferrule\.run"), TaskGroup():
         pass
+
+
+# ---- at most so many at a time ----
+
+
+class Gauge:
+    """How many run at a time."""
+
+    def __init__(self) -> None:
+        self.now = self.most = self.ended = 0
+
+    def work(self, seconds: float = 0.001) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            ferrule.sleep(seconds)
+        finally:
+            self.now -= 1
+            self.ended += 1
+
+
+def test_no_more_members_run_at_a_time_than_the_limit_allows(run: Run) -> None:
+    def main() -> None:
+        gauge = Gauge()
+        with TaskGroup(max_concurrency=3) as group:
+            for _ in range(20):
+                group.spawn(gauge.work)
+                assert gauge.now <= 3
+        assert (gauge.most, gauge.ended) == (3, 20)
+
+    run(main)
+
+
+def test_the_openers_spawn_parks_until_there_is_room(run: Run) -> None:
+    def main() -> None:
+        gate = Event()
+        with TaskGroup(max_concurrency=1) as group:
+            first = group.spawn(gate.wait)
+            ferrule.spawn(lambda: (ferrule.sleep(0.01), gate.set()))
+            second = group.spawn(int)
+            assert first.done()
+            assert not second.done()
+
+    run(main)
+
+
+def test_a_deadlock_tells_that_the_opener_waits_for_room(run: Run) -> None:
+    def main() -> None:
+        me = ferrule.current_task()
+        with TaskGroup(max_concurrency=1) as group:
+            group.spawn(me.join, name="member")
+            group.spawn(int)
+
+    with pytest.raises(ferrule.DeadlockError) as info:
+        run(main)
+    assert [task.name for task in info.value.cycle] == ["main", "member"]
+    assert info.value.cycle[0].what == "room in its group"
+
+
+def test_a_cancellation_ends_the_openers_wait_for_room(run: Run) -> None:
+    def main() -> None:
+        ran = []
+        with TaskGroup(max_concurrency=1) as group:
+            gate = Event()
+            group.spawn(gate.wait)
+            with ferrule.move_on_after(0.01) as scope:
+                group.spawn(ran.append, "too late")
+            assert scope.cancelled_caught
+            gate.set()
+            group.wait()
+            for n in range(3):  # no place was lost
+                group.spawn(ran.append, n)
+        assert ran == [0, 1, 2]
+
+    run(main)
+
+
+def test_the_wait_for_room_is_none_inside_no_switch(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup(max_concurrency=1) as group:
+            with ferrule.no_switch():
+                group.spawn(int)
+            with pytest.raises(RuntimeError, match="no_switch"), ferrule.no_switch():
+                group.spawn(int)
+
+    run(main)
+
+
+def test_room_that_came_wins_over_a_cancellation_at_the_same_time(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup(max_concurrency=1) as group:
+            gate = Event()
+            group.spawn(gate.wait)
+            with ferrule.CancelScope() as scope:
+                def end_and_cancel() -> None:
+                    gate.set()
+                    ferrule.yield_now()  # the member ends: its place is the opener's
+                    scope.cancel()
+
+                ferrule.spawn(end_and_cancel)
+                second = group.spawn(lambda: "ran")
+            assert second.result() == "ran"
+            assert not scope.cancelled_caught
+
+    run(main)
+
+
+def test_a_failing_member_ends_the_openers_wait_for_room(run: Run) -> None:
+    def main() -> None:
+        with pytest.raises(ExceptionGroup) as info, TaskGroup(max_concurrency=2) as group:
+            group.spawn(forever)
+            group.spawn(lambda: (ferrule.sleep(0.01), fail()))
+            group.spawn(forever)
+        assert [str(exc) for exc in info.value.exceptions] == ["boom"]
+
+    run(main)
+
+
+def test_what_a_member_spawns_waits_its_turn_and_never_blocks_it(run: Run) -> None:
+    def main() -> None:
+        gauge = Gauge()
+        order: list[int] = []
+
+        def child(n: int) -> None:
+            order.append(n)
+            gauge.work()
+
+        def member() -> None:
+            with ferrule.no_switch():
+                children = [group.spawn(child, n) for n in range(10)]
+            ferrule.sleep(0.005)
+            assert not any(task.done() for task in children)
+
+        with TaskGroup(max_concurrency=1) as group:
+            group.spawn(member)
+        assert order == list(range(10))
+        assert gauge.most == 1
+
+    run(main)
+
+
+def test_opener_and_queued_members_take_turns(run: Run) -> None:
+    def main() -> None:
+        order: list[str] = []
+
+        def member() -> None:
+            group.spawn(order.append, "queued before")
+            ferrule.sleep(0.01)
+            group.spawn(order.append, "queued after")
+
+        with TaskGroup(max_concurrency=1) as group:
+            group.spawn(member)
+            ferrule.yield_now()
+            group.spawn(order.append, "opener's")
+        assert order == ["queued before", "opener's", "queued after"]
+
+    run(main)
+
+
+def test_queued_members_are_cancelled_with_the_group(run: Run) -> None:
+    def main() -> None:
+        queued: list[ferrule.Task[None]] = []
+        started: list[bool] = []
+
+        def late() -> None:
+            started.append(ferrule.cancel_requested())
+            forever()
+
+        def member() -> None:
+            queued.extend(group.spawn(late) for _ in range(3))
+            forever()
+
+        with TaskGroup(max_concurrency=1) as group:
+            group.spawn(member)
+            ferrule.sleep(0.001)
+            assert started == []
+            group.cancel()
+        assert all(task.cancelled() for task in queued)
+        assert started == [True] * 3
+
+    run(main)
+
+
+def test_a_queued_member_can_be_waited_for_and_cancelled(run: Run) -> None:
+    def main() -> None:
+        gate = Event()
+        with TaskGroup(max_concurrency=1) as group:
+            group.spawn(gate.wait)
+            waiting, unwanted = ferrule.spawn(
+                lambda: (group.spawn(lambda: "late"), group.spawn(forever))
+            ).result()
+            unwanted.cancel()
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.001)
+            gate.set()
+            assert waiting.result() == "late"
+        assert unwanted.cancelled()
+
+    run(main)
+
+
+def test_waiting_for_a_group_waits_for_those_in_its_queue_too(run: Run) -> None:
+    def main() -> None:
+        gauge = Gauge()
+        with TaskGroup(max_concurrency=2) as group:
+            ferrule.spawn(lambda: [group.spawn(gauge.work) for _ in range(9)]).join()
+            group.wait()
+            assert gauge.ended == 9
+
+    run(main)
+
+
+def test_a_member_that_runs_inline_takes_a_place(run: Run) -> None:
+    def main() -> None:
+        gauge = Gauge()
+        with TaskGroup(max_concurrency=2) as group:
+            for _ in range(10):
+                group.spawn_or_run(gauge.work)
+        assert (gauge.most, gauge.ended) == (2, 10)
+
+    run(main, max_fibers=2)
+
+
+def test_a_spawn_that_fails_gives_its_place_back(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup(max_concurrency=1) as group:
+            for _ in range(3):
+                with pytest.raises(TypeError, match="callable"):
+                    group.spawn(3)  # type: ignore[arg-type]
+            assert group.spawn(lambda: "room").result() == "room"
+
+    run(main)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_is_at_least_one(limit: int) -> None:
+    with pytest.raises(ValueError, match=f"max_concurrency must be at least 1, not {limit}"):
+        TaskGroup(max_concurrency=limit)
+
+
+def test_a_limit_is_a_whole_number() -> None:
+    with pytest.raises(TypeError):
+        TaskGroup(max_concurrency=1.5)  # type: ignore[arg-type]
+
+
+def test_a_group_with_a_limit_can_be_opened_again(run: Run) -> None:
+    def main() -> None:
+        gauge = Gauge()
+        group = TaskGroup(max_concurrency=2)
+        for _ in range(3):
+            with group:
+                for _ in range(5):
+                    group.spawn(gauge.work)
+        assert (gauge.most, gauge.ended) == (2, 15)
+
+    run(main)
+
+
+def test_many_tasks_through_a_group_with_a_limit_need_no_memory(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup(max_concurrency=1000) as group:
+            peaks = []
+            for _ in range(3):
+                tracemalloc.reset_peak()
+                for _ in range(20_000):
+                    group.spawn(int)
+                peaks.append(tracemalloc.get_traced_memory()[1])
+        assert peaks[2] < peaks[0] + 100_000
+
+    tracemalloc.start()
+    try:
+        run(main)
+    finally:
+        tracemalloc.stop()
+
+
+# ---- ends that are not as they should be ----
+
+
+def test_a_group_that_its_task_never_left_is_cancelled_with_the_end_of_the_task(run: Run) -> None:
+    def main() -> None:
+        members: list[ferrule.Task[None]] = []
+
+        def careless() -> None:
+            group = TaskGroup().__enter__()
+            members.extend(group.spawn(forever) for _ in range(2))
+
+        ferrule.spawn(careless).join()
+        for member in members:
+            member.join(timeout=5)
+            assert member.cancelled()
+
+    run(main)
+
+
+def test_a_group_cannot_be_left_before_a_scope_inside_it(run: Run) -> None:
+    def main() -> None:
+        group = TaskGroup().__enter__()
+        member = group.spawn(int)
+        inner = ferrule.CancelScope().__enter__()
+        with pytest.raises(RuntimeError, match="reverse order"):
+            group.__exit__(None, None, None)
+        assert not member.done()  # it did not begin to wait either
+        inner.__exit__(None, None, None)
+        group.__exit__(None, None, None)
+        assert member.done()
+
+    run(main)
+
+
+def test_a_group_is_left_by_the_task_that_opened_it(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup() as group:
+            leave = ferrule.spawn(group.__exit__, None, None, None)
+            with pytest.raises(RuntimeError, match="by the task that entered"):
+                leave.result()
+            assert group.spawn(lambda: "still open").result() == "still open"
+
+    run(main)
+
+
+def test_nothing_touches_a_group_that_was_left(run: Run) -> None:
+    def main() -> None:
+        for _ in range(100):
+            group = TaskGroup()
+            with group:
+                scope = group._open_scope()
+                tasks = [group.spawn(ferrule.sleep, 0) for _ in range(10)]
+            assert sys.getrefcount(scope) == 2, "a member still refers to it"
+            assert all(task.done() for task in tasks)
+
+    run(main)

@@ -18,6 +18,7 @@ from ferrule._core.scheduler import (
     no_switch,
     sleep,
     spawn,
+    spawn_or_run,
     yield_now,
 )
 from ferrule._core.sync import Event, Lock, Queue, QueueShutDown
@@ -50,7 +51,7 @@ __all__ = [
     "TaskGroup", "blocking", "cancel_requested", "checkpoint", "connect_tcp", "connect_unix",
     "current_runtime", "current_task", "fail_after", "fs", "listen_tcp", "listen_unix",
     "move_on_after", "no_switch", "now", "open", "ring", "run", "serve", "serve_tcp", "shield",
-    "sleep", "sleep_until", "socket", "spawn", "ssl", "udp_socket", "wait_readable",
+    "sleep", "sleep_until", "socket", "spawn", "spawn_or_run", "ssl", "udp_socket", "wait_readable",
     "wait_writable", "yield_now",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from types import TracebackType
 from typing import TypeVar, TypeVarTuple
@@ -21,25 +22,42 @@ class TaskGroup:
     ``ExceptionGroup``.  Leaving is a switch and cancellation point if there is something to wait
     for: a cancellation from outside reaches the members, their end is waited for all the same, and
     then Cancelled is raised.
+
+    With ``max_concurrency`` (at least 1) at most so many members run at a time: then `spawn` parks
+    the task that opened the group until there is room, and queues what anybody else spawns.  A
+    group may be opened again after it was left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_concurrency: int | None = None) -> None:
+        self._limit = check_concurrency(max_concurrency)
         self._scope: GroupScope | None = None
 
     def __enter__(self) -> TaskGroup:
         if self._scope is not None:
             raise RuntimeError("this TaskGroup is open already")
-        scope = GroupScope()
+        scope = GroupScope(self._limit)
         scope.__enter__()
         self._scope = scope
         return self
 
     def spawn(self, fn: Callable[[*Ts], T], /, *args: *Ts, name: str | None = None) -> Task[T]:
-        """Run ``fn(*args)`` in a fiber of this group.  Not a switch point.
+        """Run ``fn(*args)`` in a fiber of this group.
 
-        In a group that is being cancelled the task is born cancelled.
+        In a group that is being cancelled the task is born cancelled: it starts, and its first
+        cancellation point raises.  ConcurrencyUnavailable at the runtime's ``max_fibers``.  Not a
+        switch point, but for the task that opened a group with ``max_concurrency``: at the limit
+        it is a switch and cancellation point.  For others the task then starts when it is its turn.
         """
         return self._open_scope().spawn(fn, args, name)
+
+    def spawn_or_run(
+        self, fn: Callable[[*Ts], T], /, *args: *Ts, name: str | None = None
+    ) -> Task[T]:
+        """As `spawn`; once there are ``max_fibers`` tasks, run ``fn(*args)`` here and now.
+
+        See `ferrule.spawn_or_run`.  A failure cancels the group like that of any member.
+        """
+        return self._open_scope().spawn_or_run(fn, args, name)
 
     def wait(self) -> None:
         """Wait until every task spawned so far has ended; the group stays open.
@@ -67,6 +85,7 @@ class TaskGroup:
         tb: TracebackType | None,
     ) -> bool:
         scope = self._open_scope()
+        scope.about_to_leave()
         if exc is not None:
             scope.cancel()
         waited = False
@@ -88,6 +107,13 @@ class TaskGroup:
         finally:
             del exc, failures  # their tracebacks refer to this frame
         return bool(caught)
+
+
+def check_concurrency(limit: int | None) -> int | None:
+    """``limit``, if it is None or a number of tasks ≥ 1."""
+    if limit is not None and operator.index(limit) < 1:
+        raise ValueError(f"max_concurrency must be at least 1, not {limit}")
+    return limit
 
 
 def _raise_failures(failures: list[BaseException]) -> None:

@@ -78,6 +78,7 @@ cdef class CancelScope(Timed):
     cdef int cancel_now(self) except -1
     cdef int refresh(self) except -1
     cdef int start_timer(self) except -1
+    cdef int check_innermost(self) except -1
     cdef int leave(self) except -1
     cdef bint _is_cancelled(self) noexcept
     cdef int member_done(self, Task task) except -1
@@ -88,6 +89,16 @@ cdef class GroupScope(CancelScope):
     cdef readonly list errors
     cdef Task owner_waiting
     cdef Waitable emptied
+    cdef uint32_t limit          # of members that have started and not ended; 0: none
+    cdef mutex room_guard        # of the next two lines
+    cdef uint32_t started        # of these members; counted only where there is a limit
+    cdef Task queue_head, queue_tail     # new members, and the owner, that wait for room
+    cdef Scheduler _scheduler_here(self)
+    cdef Task _spawn_limited(self, Scheduler s, object fn, tuple args, object name)
+    cdef int _wait_for_room(self, Scheduler s, Task me) except -1
+    cdef int _give_room(self) except -1
+    cdef bint _enter(self, Task task) noexcept
+    cdef bint _leave_queue(self, Task task) noexcept
 
 
 @cython.final
@@ -115,7 +126,7 @@ cdef class Task(CancelScope):
     cdef int wait_outcome
     cdef Task first_waiter       # of those that wait for the end
     cdef list more_waiters, callbacks
-    cdef Task joining            # whose end this task waits for
+    cdef CancelScope joining     # the task whose end, or the group for whose room it waits
     cdef object thread_lock      # of an OS thread's stand-in: held while the thread waits
     cdef readonly uint64_t id
     cdef object __weakref__
@@ -181,6 +192,8 @@ cdef class Scheduler:
     cdef WakeReason wait_on(self, Task me, Waitable what, int64_t deadline,
                             bint interruptible) except *
     cdef Task add_task(self, object fn, tuple args, object name, CancelScope scope)
+    cdef Task new_task(self, object fn, tuple args, object name, CancelScope scope)
+    cdef int start_task(self, Task task) except -1
     cdef Task running(self)
     cdef Task about_to_wait(self)
     cdef int yield_now(self) except -1

@@ -268,17 +268,21 @@ cdef class CancelScope(Timed):
         return 0
 
     def __exit__(self, kind, exc, tb):
-        cdef Task me = self.task
-        if (me is None or me.scope is not self or me.scheduler is not scheduler_or_none()
-                or me.scheduler.current is not me):
-            raise RuntimeError("cancel scopes must be left in the reverse order of entering, "
-                               "by the task that entered")
+        self.check_innermost()
         self.leave()
         if exc is None or not self.effective:
             return False
         if self.parent.effective and not self.shielded:
             return False  # the outer scope's to catch
         return self._catch(exc)
+
+    cdef int check_innermost(self) except -1:
+        cdef Task me = self.task
+        if (me is None or me.scope is not self or me.scheduler is not scheduler_or_none()
+                or me.scheduler.current is not me):
+            raise RuntimeError("cancel scopes must be left in the reverse order of entering, "
+                               "by the task that entered")
+        return 0
 
     cdef int leave(self) except -1:
         timers_remove(&self.home.heap, &self.node)
@@ -399,13 +403,39 @@ cdef class Emptied(Waitable):
         return {"kind": "group"}
 
 
-cdef class GroupScope(CancelScope):
-    """What `TaskGroup` is made of: members are its tasks, and a failure cancels it."""
+cdef class Room(Waitable):
+    """Where the owner of a group parks until another member may start: in the group's queue."""
 
-    def __init__(self):
+    cdef int abort_wait(self, Task task) except -1:
+        if (<GroupScope>task.joining)._leave_queue(task):
+            return task.scheduler.make_ready(task)
+        return 0  # it has been let in: its wake-up is on the way
+
+    cdef str describe_wait(self, Task task):
+        return "room in its group"
+
+    cdef dict wait_facts(self, Task task):
+        cdef CancelScope group = task.joining
+        holders = [member for member in group.members if (<Task>member).state != NEW]
+        return {"kind": "group", "holders": holders}
+
+
+cdef Room room = Room()
+
+
+cdef class GroupScope(CancelScope):
+    """What `TaskGroup` is made of: members are its tasks, and a failure cancels it.
+
+    With a ``limit`` at most so many members run at a time; others wait their turn in a queue that
+    is linked through the tasks.  Each of them is a member already: cancelled with the group, and
+    awaited.
+    """
+
+    def __init__(self, limit=None):
         self.members = set()
         self.errors = []
         self.emptied = Emptied()
+        self.limit = 0 if limit is None else limit
 
     cdef int member_done(self, Task task) except -1:
         self.members.discard(task)
@@ -413,6 +443,8 @@ cdef class GroupScope(CancelScope):
             task.observed = True
             self.errors.append(task.value)
             self.cancel_now()
+        if self.limit:
+            self._give_room()
         if not self.members and self.owner_waiting is not None:
             task.scheduler.make_ready(self.owner_waiting)
             self.owner_waiting = None
@@ -420,13 +452,124 @@ cdef class GroupScope(CancelScope):
 
     def spawn(self, fn, tuple args, name=None):
         """Add a task; it is born cancelled if the group is."""
+        cdef Scheduler s = self._scheduler_here()
+        if self.limit:
+            return self._spawn_limited(s, fn, args, name)
+        return s.add_task(fn, args, name, self)
+
+    def spawn_or_run(self, fn, tuple args, name=None):
+        """As `spawn`, but where there can be no further task run ``fn`` here, as a member."""
+        try:
+            return self.spawn(fn, args, name)
+        except ConcurrencyUnavailable:
+            pass  # and not here, where its exceptions would get this one as their context
+        return run_inline(current_scheduler(), fn, args, name, self)
+
+    cdef Scheduler _scheduler_here(self):
+        cdef Scheduler s = current_scheduler()
         if self.task is None:
             raise RuntimeError("the group is not entered: use it in a with statement")
         if self.left:
             raise RuntimeError("the group has been left")
-        if self.home is not current_scheduler():
+        if self.home is not s:
             raise RuntimeError("the group belongs to another runtime")
-        return self.home.add_task(fn, args, name, self)
+        return s
+
+    cdef Task _spawn_limited(self, Scheduler s, object fn, tuple args, object name):
+        cdef Task task
+        if s.current is self.task and self.task.state == RUNNING:
+            self._wait_for_room(s, self.task)
+            try:
+                return s.add_task(fn, args, name, self)
+            except BaseException:
+                self._give_room()
+                raise
+        task = s.new_task(fn, args, name, self)
+        if self._enter(task):
+            s.start_task(task)
+        return task
+
+    cdef int _wait_for_room(self, Scheduler s, Task me) except -1:
+        """Take one of the places, parking until there is one."""
+        if self.started >= self.limit:
+            s.about_to_wait()
+        if self._enter(me):
+            return 0
+        me.joining = self
+        me.wait_outcome = 0
+        try:
+            reason = s.wait_on(me, room, 0, True)
+        except BaseException:
+            if not self._leave_queue(me):
+                self._give_room()
+            raise
+        finally:
+            me.joining = None
+        if not me.wait_outcome and reason == CANCELLED:
+            raise Cancelled("the scope was cancelled")
+        return 0
+
+    cdef bint _enter(self, Task task) noexcept:
+        """Take one of the places, or get in line for one: False."""
+        mutex_lock(&self.room_guard)
+        cdef bint is_room = self.started < self.limit
+        if is_room:
+            self.started += 1
+        elif self.queue_tail is None:
+            self.queue_head = self.queue_tail = task
+        else:
+            self.queue_tail.next_ready = task
+            self.queue_tail = task
+        mutex_unlock(&self.room_guard)
+        return is_room
+
+    cdef int _give_room(self) except -1:
+        """A member has ended: its place goes to the first in the queue."""
+        cdef Task task = None
+        mutex_lock(&self.room_guard)
+        if self.queue_head is None or self.started > self.limit:  # one more ran inline
+            self.started -= 1
+        else:
+            task = self.queue_head
+            self.queue_head = task.next_ready
+            task.next_ready = None
+            if self.queue_head is None:
+                self.queue_tail = None
+        mutex_unlock(&self.room_guard)
+        if task is None:
+            return 0
+        if task.state == NEW:
+            return task.scheduler.start_task(task)
+        task.wait_outcome = 1
+        return wake(task)
+
+    cdef bint _leave_queue(self, Task task) noexcept:
+        """Give up waiting; False if a place was given already."""
+        cdef Task before = None
+        mutex_lock(&self.room_guard)
+        cdef Task at = self.queue_head
+        while at is not None and at is not task:
+            before = at
+            at = at.next_ready
+        if at is not None:
+            if before is None:
+                self.queue_head = task.next_ready
+            else:
+                before.next_ready = task.next_ready
+            if self.queue_tail is task:
+                self.queue_tail = before
+            task.next_ready = None
+        mutex_unlock(&self.room_guard)
+        return at is not None
+
+    cdef int leave(self) except -1:
+        if self.members:
+            self.cancel_now()  # its task ended inside: nobody is left to wait for them
+        return CancelScope.leave(self)
+
+    def about_to_leave(self):
+        """RuntimeError where the group cannot be left now, before any waiting."""
+        self.check_innermost()
 
     def wait_members(self, *, bint cancellable):
         """Park until no member is left; whether there was anything to wait for.
@@ -656,6 +799,52 @@ cdef class Task(CancelScope):
         return report_unraisable(self.value, self)
 
 
+cdef Task run_inline(Scheduler s, object fn, tuple args, object name, GroupScope group):
+    """Run ``fn(*args)`` here, in the caller's task; returns a task that has ended.
+
+    A cancellation of the caller and what ends the program are the caller's, and pass through.
+    """
+    cdef Task me = s.running()
+    cdef Task task = bare_task(s, name)
+    cdef object context = PyContext_CopyCurrent()
+    if group is not None:
+        group.members.add(task)
+        if group.limit:
+            mutex_lock(&group.room_guard)
+            group.started += 1
+            mutex_unlock(&group.room_guard)
+    task.state = RUNNING
+    task.outcome = WAS_CANCELLED
+    PyContext_Enter(context)
+    try:
+        task.value = PyObject_Call(fn, args, NULL)
+        task.outcome = RETURNED
+    except Exception as exc:
+        task.value = exc
+        task.outcome = RAISED
+    except Cancelled:
+        if me.scope.effective:
+            raise
+    finally:
+        PyContext_Exit(context)
+        task.state = DONE
+        if group is not None:
+            group.member_done(task)
+    if task.outcome == RAISED and not task.observed:
+        s.note_failure(task)
+    return task
+
+
+cdef Task bare_task(Scheduler s, object name):
+    global next_task_id
+    cdef Task task = Task.__new__(Task)
+    next_task_id += 1
+    task.id = next_task_id
+    task.scheduler = task.home = s
+    task.given_name = name
+    return task
+
+
 cdef object was_cancelled(Task task):
     # Imported here: it takes longer than the rest of this package.
     from concurrent.futures import CancelledError
@@ -666,7 +855,7 @@ cdef class Joiners(Waitable):
     """Where tasks park that wait for another's end: on `task.joining`."""
 
     cdef int abort_wait(self, Task task) except -1:
-        cdef Task target = task.joining
+        cdef Task target = <Task>task.joining
         if target.first_waiter is task:
             target.first_waiter = None
             if target.more_waiters:
@@ -676,7 +865,7 @@ cdef class Joiners(Waitable):
         return task.scheduler.make_ready(task)
 
     cdef str describe_wait(self, Task task):
-        return f"the end of {name_of(task.joining)}"
+        return f"the end of {name_of(<Task>task.joining)}"
 
     cdef dict wait_facts(self, Task task):
         return {"kind": "task", "object": task.joining, "holders": [task.joining]}
@@ -1279,7 +1468,11 @@ cdef class Scheduler:
     # ---- tasks ----
 
     cdef Task add_task(self, object fn, tuple args, object name, CancelScope scope):
-        global next_task_id
+        cdef Task task = self.new_task(fn, args, name, scope)
+        self.start_task(task)
+        return task
+
+    cdef Task new_task(self, object fn, tuple args, object name, CancelScope scope):
         cdef Task task
         if not callable(fn):
             raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
@@ -1287,13 +1480,9 @@ cdef class Scheduler:
             raise ConcurrencyUnavailable(f"max_fibers={self.max_fibers} tasks have not ended")
         if self.stopping or self.closed:
             raise ConcurrencyUnavailable("the runtime is ending")
-        task = Task.__new__(Task)
-        next_task_id += 1
-        task.id = next_task_id
-        task.scheduler = task.home = self
+        task = bare_task(self, name)
         task.fn = fn
         task.args = args
-        task.given_name = name
         task.context = PyContext_CopyCurrent()
         task.parent = scope
         task.task = task.scope = task
@@ -1301,8 +1490,10 @@ cdef class Scheduler:
         scope.members.add(task)
         self.live_tasks += 1
         self.spawned += 1
-        self.make_ready(task)
         return task
+
+    cdef int start_task(self, Task task) except -1:
+        return self.make_ready(task)
 
     # ---- operations ----
 
@@ -1674,6 +1865,23 @@ def spawn(fn, /, *args, name=None):
     """
     cdef Scheduler s = current_scheduler()
     return s.add_task(fn, args, name, s.root)
+
+
+def spawn_or_run(fn, /, *args, name=None):
+    """As `spawn`; once there are ``max_fibers`` tasks, run ``fn(*args)`` here and now.
+
+    Then it is a part of the caller's task: `current_task` and `local` are the caller's, a
+    cancellation of the caller reaches it and passes through this call.  It has a copy of the
+    context variables, as a spawned one.  What it returns or raises is found in the task returned,
+    which has ended.  Use `spawn` where the caller and ``fn`` wait for each other.  A switch point
+    only if ``fn`` runs here and switches.
+    """
+    cdef Scheduler s = current_scheduler()
+    try:
+        return s.add_task(fn, args, name, s.root)
+    except ConcurrencyUnavailable:
+        pass  # and not here, where its exceptions would get this one as their context
+    return run_inline(s, fn, args, name, None)
 
 
 def current_task():
