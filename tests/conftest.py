@@ -79,9 +79,9 @@ def os_threads() -> set[str]:
     return set(os.listdir("/proc/self/task"))
 
 
-def leaks(fds: dict[int, str], threads: set[str], schedulers: list[Any]) -> list[str]:
+def leaks(fds: dict[int, str], threads: set[str], crews: list[Any]) -> list[str]:
     found = []
-    for scheduler in schedulers:
+    for scheduler in [scheduler for crew in crews for scheduler in crew.schedulers]:
         statistics = scheduler.statistics()
         found += [f"{statistics[name]} {name}" for name in COUNTERS if statistics[name]]
     found += [f"fd {fd}: {what}" for fd, what in open_fds().items() if fds.get(fd) != what]
@@ -97,20 +97,20 @@ def leaves_nothing_behind(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     """No live object, descriptor or thread may be left by a test (marker: may_leak, with why)."""
-    schedulers: list[Any] = []
-    new_scheduler = ferrule.runtime._new_scheduler
+    crews: list[Any] = []
+    new_crew = ferrule.runtime._new_crew
 
     def new_and_remembered(*args: Any) -> Any:
-        schedulers.append(new_scheduler(*args))
-        return schedulers[-1]
+        crews.append(new_crew(*args))
+        return crews[-1]
 
-    monkeypatch.setattr(ferrule.runtime, "_new_scheduler", new_and_remembered)
+    monkeypatch.setattr(ferrule.runtime, "_new_crew", new_and_remembered)
     fds, threads = open_fds(), os_threads()
     yield
     if request.node.get_closest_marker("may_leak"):
         return
     deadline = time.monotonic() + SETTLE_SECONDS
-    while found := leaks(fds, threads, schedulers):
+    while found := leaks(fds, threads, crews):
         if time.monotonic() > deadline:
             pytest.fail("left behind: " + "; ".join(found))
         gc.collect()

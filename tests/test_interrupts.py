@@ -265,7 +265,7 @@ ferrule.run(main)
 
 def test_an_interrupt_before_the_loop_is_open_is_not_lost() -> None:
     runtime = ferrule.Runtime()
-    runtime._scheduler.interrupt()
+    runtime._crew.interrupt()
     with pytest.raises(KeyboardInterrupt):
         runtime.run(ferrule.sleep, 100)
 
@@ -274,7 +274,7 @@ def test_a_wake_up_before_the_loop_is_open_does_not_mute_later_ones() -> None:
     runtime = ferrule.Runtime()
     event = ferrule.Event()
     # What a Ctrl-C does between the installation of its handler and the opening of the ring.
-    runtime._scheduler.interrupt()
+    runtime._crew.interrupt()
 
     def main() -> Any:
         with ferrule.shield():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+MAX_THREADS = 64
 BACKENDS = ("uring", "kqueue", "epoll", "threads")
 Backend = Literal["auto", "uring", "kqueue", "epoll", "threads"]
 
@@ -47,12 +49,35 @@ def _choose_threads(threads: int | None) -> int:
             raise ValueError(f"FERRULE_THREADS must be a whole number, not {text!r}")
         threads = int(text)
     if threads is None:
-        return 1
-    if threads < 1:
-        raise ValueError("threads must be at least 1")
-    if threads > 1:
-        raise NotImplementedError("this version runs one loop thread: leave threads at 1")
+        return usable_cpus() if _without_gil() else 1
+    if not 1 <= threads <= MAX_THREADS:
+        raise ValueError(f"threads must be 1 to {MAX_THREADS}, not {threads}")
     return threads
+
+
+def _without_gil() -> bool:
+    return not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def usable_cpus() -> int:
+    """How many processors this process may keep busy: by its affinity and its cgroup's quota."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        count = os.cpu_count() or 1
+    return max(1, min(count, math.ceil(_cpu_quota()), MAX_THREADS))
+
+
+def _cpu_quota() -> float:
+    """Processors' worth of time that the cgroup (version 2) grants; 64 where it sets no limit."""
+    try:
+        with open("/proc/self/cgroup") as file:
+            path = file.read().strip().rpartition("::")[2]
+        with open(f"/sys/fs/cgroup{path}/cpu.max") as file:
+            quota, period = file.read().split()
+        return MAX_THREADS if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return MAX_THREADS
 
 
 class Runtime:
@@ -73,8 +98,9 @@ class Runtime:
         self.threads = _choose_threads(threads)
         if max_fibers is not None and max_fibers < 1:
             raise ValueError("max_fibers must be at least 1")
-        self._scheduler = _new_scheduler(self.backend, max_fibers)
-        self._scheduler.runtime = self
+        self._crew = _new_crew(self.backend, self.threads, max_fibers)
+        self._crew.runtime = self
+        self._scheduler = self._crew.schedulers[0]
         self.worker_pools: dict[str, WorkerThreads] = {}
 
     def run(self, main: Callable[[*Ts], T], /, *args: *Ts) -> T:
@@ -90,8 +116,14 @@ class Runtime:
                         pool.close()
 
     def statistics(self) -> dict[str, Any]:
-        """Counters: what is alive now (tasks, slots, timers) and what happened since the start."""
-        return {"backend": self.backend, "threads": self.threads, **self._scheduler.statistics()}
+        """Counters: what is alive now (tasks, slots, timers) and what happened since the start.
+
+        They are sums over the loop threads; ``per_thread`` has a dict for each that was started.
+        """
+        each = [scheduler.statistics() for scheduler in self._crew.schedulers]
+        total = {name: sum(counters[name] for counters in each) for name in each[0]}
+        total["live_tasks"] = self._crew.live_tasks
+        return {"backend": self.backend, "threads": self.threads, **total, "per_thread": each}
 
     def __enter__(self) -> Runtime:
         return self
@@ -105,10 +137,10 @@ class Runtime:
         return None
 
 
-def _new_scheduler(backend: str, max_fibers: int | None) -> _scheduler.Scheduler:
+def _new_crew(backend: str, threads: int, max_fibers: int | None) -> _scheduler.Crew:
     from ferrule._core.backend_uring import UringBackend
 
-    return _scheduler.Scheduler(UringBackend(), max_fibers)
+    return _scheduler.Crew(UringBackend, threads, max_fibers)
 
 
 def _why_unavailable(exc: OSError) -> str:
@@ -167,7 +199,7 @@ class _Interrupts:
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._scheduler.interrupt()
+        self._scheduler.crew.interrupt()
 
     def _restore_handler(self) -> None:
         if self._installed and signal.getsignal(signal.SIGINT) == self._interrupt:
@@ -181,7 +213,7 @@ class _Interrupts:
         tb: TracebackType | None,
     ) -> None:
         self._restore_handler()
-        if self._scheduler.interrupted and not isinstance(exc, KeyboardInterrupt):
+        if self._scheduler.crew.interrupted and not isinstance(exc, KeyboardInterrupt):
             raise KeyboardInterrupt  # it came when the run had ended already
 
 
@@ -199,8 +231,11 @@ def run(
     """Run ``main(*args)`` in a fiber, and everything it spawns; return its result.
 
     ``backend``: "auto" takes the environment's FERRULE_BACKEND, else the best engine there is.
-    ``threads``: loop threads, FERRULE_THREADS, default 1.  ``max_fibers``: how many tasks may be
-    alive at once (default: no limit); `spawn` beyond it raises ConcurrencyUnavailable.
+    ``threads``: how many loop threads there may be, FERRULE_THREADS; by default 1, on a
+    free-threaded Python one for each processor that this process may use.  They start when there is
+    work for them; a task that has not started runs on whichever is free, and then stays there.
+    ``max_fibers``: how many tasks may be alive at once (default: no limit); `spawn` beyond it
+    raises ConcurrencyUnavailable.
 
     When main returns, tasks still running are cancelled and awaited.  Raises what main raised;
     KeyboardInterrupt after Ctrl-C, once every ``finally`` has run; DeadlockError when every fiber

@@ -32,7 +32,7 @@ class WorkerThreads:
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self.limit = limit
-        self._scheduler = current_thread_scheduler()
+        self._crew = current_thread_scheduler().crew
         self._jobs: collections.deque[Callable[[], object]] = collections.deque()
         # Re-entrant, because a signal handler may run in the middle of submit().
         self._changed = threading.Condition(threading.RLock())
@@ -47,7 +47,7 @@ class WorkerThreads:
             if self._closed:
                 raise RuntimeError(f"the {self.name} threads have ended with their runtime")
             self._jobs.append(job)
-            self._scheduler.external_work(1)
+            self._crew.external_work(1)
             if len(self._threads) - len(self._busy) >= len(self._jobs):
                 self._changed.notify()
             elif len(self._threads) < self.limit:
@@ -66,7 +66,7 @@ class WorkerThreads:
             self._threads.discard(thread)
             if not self._threads:  # otherwise one of them will come to it
                 self._jobs.pop()
-                self._scheduler.external_work(-1)
+                self._crew.external_work(-1)
                 raise
 
     def _work(self) -> None:
@@ -77,7 +77,7 @@ class WorkerThreads:
             try:
                 job()
             finally:
-                self._scheduler.external_work(-1)
+                self._crew.external_work(-1)
                 del job  # an idle thread keeps nothing alive
 
     def _next_job(self) -> Callable[[], object] | None:
@@ -117,7 +117,7 @@ class WorkerThreads:
         """End and join the idle threads.  One that is stuck in a call is left to its end."""
         with self._changed:
             self._closed = True
-            self._scheduler.external_work(-len(self._jobs))
+            self._crew.external_work(-len(self._jobs))
             self._jobs.clear()
             self._changed.notify_all()
             idle = self._threads - self._busy

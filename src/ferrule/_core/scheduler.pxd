@@ -7,6 +7,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from ferrule._core.backend cimport Backend
 from ferrule._core.operation cimport op, slots, timer, timers
 
+cdef extern from "steal_queue.h":
+    struct steal_queue:
+        pass
+
+cdef extern from "idle_set.h":
+    struct idle_set:
+        pass
+
 
 cdef extern from "mutex.h":
     ctypedef struct mutex:
@@ -79,6 +87,7 @@ cdef class CancelScope(Timed):
     cdef int refresh(self) except -1
     cdef int start_timer(self) except -1
     cdef int check_innermost(self) except -1
+    cdef int _push_down(self, list reached) except -1
     cdef int leave(self) except -1
     cdef bint _is_cancelled(self) noexcept
     cdef int member_done(self, Task task) except -1
@@ -87,8 +96,7 @@ cdef class CancelScope(Timed):
 cdef class GroupScope(CancelScope):
     """A scope whose members' failures cancel it."""
     cdef readonly list errors
-    cdef Task owner_waiting
-    cdef Waitable emptied
+    cdef Task owner_waiting      # parked until there is no member; who takes it out wakes it
     cdef uint32_t limit          # of members that have started and not ended; 0: none
     cdef mutex room_guard        # of the next two lines
     cdef uint32_t started        # of these members; counted only where there is a limit
@@ -99,6 +107,8 @@ cdef class GroupScope(CancelScope):
     cdef int _give_room(self) except -1
     cdef bint _enter(self, Task task) noexcept
     cdef bint _leave_queue(self, Task task) noexcept
+    cdef bint _await_members(self, Task me) noexcept
+    cdef void _stop_waiting(self, Scheduler s) noexcept
 
 
 @cython.final
@@ -126,12 +136,14 @@ cdef class Task(CancelScope):
     cdef int wait_outcome
     cdef Task first_waiter       # of those that wait for the end
     cdef list more_waiters, callbacks
-    cdef CancelScope joining     # the task whose end, or the group for whose room it waits
+    cdef CancelScope joining     # the task whose end, or the group for whose end or room it waits
     cdef object thread_lock      # of an OS thread's stand-in: held while the thread waits
     cdef readonly uint64_t id
     cdef object __weakref__
     cdef int finish(self) except -1
     cdef int _wait(self, object timeout) except -1
+    cdef bint _add_waiter(self, Task waiter) except -1
+    cdef bint _remove_waiter(self, Task waiter) except -1
     cdef int _call_back(self, object fn) except -1
     cdef int decide_base_exception(self, exc) except -1
     cdef int _report(self) except -1
@@ -148,37 +160,74 @@ cdef class Fiber:
 
 
 @cython.final
+cdef class Crew:
+    """The loop threads of one runtime, and what they share."""
+    # Of the tree of scopes, who waits for the end of tasks, and everything here but `overflow`.
+    cdef mutex guard
+    cdef readonly uint32_t size          # how many threads there may be
+    cdef readonly list schedulers        # of those that there are; the first is run()'s
+    cdef list threads                    # the OS threads of all but the first
+    cdef public object runtime
+    cdef object new_backend
+    cdef readonly CancelScope root
+    cdef Task main
+    cdef uint32_t max_fibers
+    cdef readonly uint32_t live_tasks
+    cdef int external_waits
+    cdef readonly bint interrupted       # by Ctrl-C
+    cdef bint stopping                   # no task is left: the threads end
+    cdef object failure                  # what run() raises
+    cdef object deadlock                 # the DeadlockError, once there was one
+    cdef object overflow                 # new tasks that their thread's queue had no room for
+    cdef idle_set idle
+    cdef bint starting                   # a thread is being started
+    cdef bint size_reached               # no more of them can be had
+    cdef int enter_task(self, Task task) except -1
+    cdef int stop_if_done(self) except -1
+    cdef int root_fails(self, exc) except -1
+    cdef int task_waits(self) except -1
+    cdef int _add_thread(self) except -1
+    cdef int _go_on_without(self, exc) except -1
+    cdef int join_threads(self) except -1
+    cdef bint has_work(self) except -1
+    cdef bint is_quiet(self) except -1
+
+
+@cython.final
 cdef class Scheduler:
     """One thread's loop; everything that thread owns is here."""
+    cdef readonly Crew crew
+    cdef readonly int index      # in the crew; 0 is the thread that called run()
     cdef Backend backend
-    cdef public object runtime, on_open, on_close
+    cdef public object on_open, on_close
     cdef slots table
     cdef timers heap
     cdef object hub
-    cdef Task ready_head, ready_tail, current, handoff, main
+    cdef Task ready_head, ready_tail, current, handoff
     cdef uint32_t ready_count, batch_left
     cdef list idle_fibers
-    cdef readonly CancelScope root
     cdef Waitable sleepers, operations
-    cdef readonly uint32_t live_tasks, external_waits
-    cdef uint32_t max_fibers
     cdef uint32_t inline_count
     cdef int64_t slice_start
-    cdef object inbox, failure
+    cdef object inbox
     cdef list failed_tasks       # weakly: nobody has asked for their exceptions yet
     cdef Py_ssize_t failed_tasks_limit
     cdef int inbox_filled
-    cdef object deadlock         # the DeadlockError, once there was one
     cdef int failed_polls        # in a row
     cdef readonly bint dead      # in a forked child
-    cdef readonly bint interrupted   # by Ctrl-C
-    cdef bint stopping, closed, in_tick, is_main_thread
+    cdef bint closed             # nothing can be posted any more
+    cdef bint reachable          # the engine is open, so it can be waked
+    cdef bint in_tick, is_main_thread
+    cdef mutex post_guard        # of closed, reachable and what other threads put in the inbox
+    cdef steal_queue new_tasks   # that others may take; used with several threads only
+    cdef uint32_t new_left       # of them, in this round
+    cdef bint quiet              # about to wait, or waiting, with nothing that could end it
     # For `inspect` and its watchdog, which look from outside.
     cdef int64_t clock           # when the loop last looked at the time
     cdef bint idle               # waiting in the kernel
     cdef uint64_t tasks_ended
     cdef unsigned long thread_id
-    cdef readonly uint64_t switches, ticks, spawned
+    cdef readonly uint64_t switches, ticks, spawned, steals
     cdef readonly uint32_t leaked
     cdef dict faults
     cdef char *scratch           # SCRATCH_SIZE bytes, once somebody needed them
@@ -210,14 +259,23 @@ cdef class Scheduler:
     # The seam: 0, or the -errno that the next attempt of this kind is to fail with; may shorten.
     cdef int64_t inject(self, int kind, uint64_t *length) except? -4096
 
-    cdef int root_fails(self, exc) except -1
     cdef int note_failure(self, Task task) except -1
     cdef int report_failures(self) except -1
     cdef int look_around(self) except -1
 
     cdef int _run_hub(self) except -1
     cdef int _shut_down(self) except -1
-    cdef object _outcome(self)
+    cdef int _open(self) except -1
+    cdef int _leave(self) except -1
+    cdef int rouse(self) except -1
+    cdef int _offer(self, Task task) except -1
+    cdef int _begin_round(self) except -1
+    cdef Task _take_new(self)
+    cdef Task _adopt(self, void *item)
+    cdef bint _may_sleep(self) except -1
+    cdef int _be_awake(self) except -1
+    cdef bint _find_work(self) except -1
+    cdef bint _take_overflow(self) except -1
     cdef int _switch(self, object greenlet) except -1
     cdef int _take_completed(self) except -1
     cdef int64_t _expire_timers(self) except? -4096

@@ -11,11 +11,19 @@ made ready in a tick run before the next one (a batch), so I/O cannot starve nor
 
 Cancellation is level-triggered and lives in scopes.  A task is its own root scope.  `effective`
 is kept up to date downwards, so a cancellation point looks at one flag.
+
+Threads.  A Crew is the loop threads of one runtime.  A task that has not started goes to whichever
+thread takes it; from then on it, its scopes' timers and its operations belong to that thread.  What
+several threads touch is the tree of scopes and who waits for the end of tasks: both under the
+crew's guard, in which nothing runs Python code.  Whoever takes a waiter out of its list, under the
+lock of that list, is the one who wakes it, and wakes it once: another thread's task through the
+inbox of its scheduler.
 """
+cimport cython
 from cpython.buffer cimport PyBuffer_Release
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_XDECREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.errno cimport (
     EBADF, EINTR,
 )
@@ -51,12 +59,17 @@ cdef extern from *:
         clock_gettime(CLOCK_MONOTONIC, &t);
         return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
     }
+    static inline uint64_t fe_next_task_id(void) {
+        static uint64_t last;
+        return __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+    }
     #define fe_flag_set(p) __atomic_store_n((p), 1, __ATOMIC_RELEASE)
     #define fe_flag_take(p) (__atomic_load_n((p), __ATOMIC_RELAXED) \
                              && __atomic_exchange_n((p), 0, __ATOMIC_ACQ_REL))
     """
     PyObject *fe_thread_scheduler
     int64_t fe_monotonic_ns() nogil
+    uint64_t fe_next_task_id() nogil
     void fe_flag_set(int *p) nogil
     int fe_flag_take(int *p) nogil
 
@@ -73,6 +86,22 @@ cdef extern from "Python.h":
     int PyContext_Exit(object ctx) except -1
     object PyContext_CopyCurrent()
     object PyObject_Call(object fn, object args, PyObject *kwargs)
+
+cdef extern from "steal_queue.h":
+    void steal_queue_init(steal_queue *q) noexcept nogil
+    int steal_queue_push(steal_queue *q, void *item) noexcept nogil
+    void *steal_queue_pop(steal_queue *q) noexcept nogil
+    uint32_t steal_queue_spill(steal_queue *q, void **out, uint32_t most) noexcept nogil
+    void *steal_queue_steal(steal_queue *victim, steal_queue *mine) noexcept nogil
+    uint32_t steal_queue_count(steal_queue *q) noexcept nogil
+    void steal_queue_close(steal_queue *q) noexcept nogil
+
+cdef extern from "idle_set.h":
+    void idle_begin_search(idle_set *s) noexcept nogil
+    bint idle_end_search(idle_set *s, bint found) noexcept nogil
+    void idle_sleep(idle_set *s, int index) noexcept nogil
+    bint idle_awake(idle_set *s, int index) noexcept nogil
+    int idle_claim(idle_set *s) noexcept nogil
 
 cdef extern from "greenlet.h":
     ctypedef struct PyGreenlet:
@@ -92,6 +121,8 @@ cdef enum:
     ERROR_RETURN = -4096            # never a kernel result
     FAILED_POLLS_MAX = 10
     TICKS_PER_LOOK = 64             # at the clock, by a loop that never waits
+    THREADS_MAX = 64                # bits of idle_set
+    SPILL_MAX = 128                 # new tasks moved at once between a queue and the overflow
 
 
 class Cancelled(BaseException):
@@ -251,10 +282,12 @@ cdef class CancelScope(Timed):
         self.home = s
         if self.deadline_ns:
             self.start_timer()
+        mutex_lock(&s.crew.guard)
         self.task = me
         self.parent = me.scope
         me.scope.inner = self
         me.scope = self
+        mutex_unlock(&s.crew.guard)
         self.refresh()
         return self
 
@@ -285,10 +318,13 @@ cdef class CancelScope(Timed):
         return 0
 
     cdef int leave(self) except -1:
+        cdef Crew crew = self.home.crew
         timers_remove(&self.home.heap, &self.node)
+        mutex_lock(&crew.guard)
         self.task.scope = self.parent
         self.parent.inner = None
         self.left = True
+        mutex_unlock(&crew.guard)
         return 0
 
     def _catch(self, exc):
@@ -306,7 +342,8 @@ cdef class CancelScope(Timed):
 
     def cancel(self):
         """Cancel everything inside the scope.  Idempotent; from any thread; not a switch point."""
-        if self.home is None or self.home is scheduler_or_none():
+        cdef Scheduler here = scheduler_or_none()
+        if self.home is None or (here is not None and here.crew is self.home.crew):
             self.cancel_now()
         else:
             self.home.post(self.cancel)
@@ -321,12 +358,27 @@ cdef class CancelScope(Timed):
         """Bring `effective` up to date here and below, and wake whom that cancels."""
         # With a list instead of recursion: scopes nest as deep as tasks start tasks, and this runs
         # on a fiber's stack.
-        cdef CancelScope scope
-        cdef list todo
-        cdef bint now
+        cdef list reached
+        cdef Task task
         if self.effective == self._is_cancelled():
             return 0
-        todo = [self]
+        if self.home is None:
+            self.effective = self._is_cancelled()
+            return 0
+        reached = []
+        mutex_lock(&self.home.crew.guard)
+        try:
+            self._push_down(reached)
+        finally:
+            mutex_unlock(&self.home.crew.guard)
+        for task in reached:
+            deliver_cancel(task)
+        return 0
+
+    cdef int _push_down(self, list reached) except -1:
+        cdef CancelScope scope
+        cdef bint now
+        cdef list todo = [self]
         while todo:
             scope = todo.pop()
             now = scope._is_cancelled()
@@ -338,7 +390,7 @@ cdef class CancelScope(Timed):
             if scope.members:
                 todo.extend(scope.members)
             if now and scope.task is not None and scope.task.scope is scope:
-                deliver_cancel(scope.task)
+                reached.append(scope.task)
         return 0
 
     cdef bint _is_cancelled(self) noexcept:
@@ -346,7 +398,9 @@ cdef class CancelScope(Timed):
             not self.shielded and self.parent is not None and self.parent.effective)
 
     cdef int member_done(self, Task task) except -1:
+        mutex_lock(&task.scheduler.crew.guard)
         self.members.discard(task)
+        mutex_unlock(&task.scheduler.crew.guard)
         return 0
 
     cdef int expire(self) except -1:
@@ -384,23 +438,39 @@ cdef int64_t deadline_to_ns(object deadline) except -1:
 
 
 cdef int deliver_cancel(Task task) except -1:
-    if task.state == PARKED and task.interruptible:
+    """End the wait of a task whose scope is cancelled; its own thread does it."""
+    if task.scheduler is not scheduler_or_none():
+        return task.scheduler.post(Interruption.__new__(Interruption, task))
+    if task.state == PARKED and task.interruptible and task.scope.effective:
         task.wake_reason = CANCELLED
         task.waiting_on.abort_wait(task)
     return 0
 
 
+@cython.final
+cdef class Interruption:
+    """In an inbox: the scope of this task was cancelled by another thread."""
+    cdef Task task
+
+    def __cinit__(self, Task task):
+        self.task = task
+
+
 cdef class Emptied(Waitable):
+    cdef int abort_wait(self, Task task) except -1:
+        cdef GroupScope group = <GroupScope>task.joining
+        mutex_lock(&task.scheduler.crew.guard)
+        cdef bint waits = group.owner_waiting is task
+        if waits:
+            group.owner_waiting = None
+        mutex_unlock(&task.scheduler.crew.guard)
+        return task.scheduler.make_ready(task) if waits else 0  # else its wake-up is on the way
+
     cdef str describe_wait(self, Task task):
         return "the tasks of its group"
 
     cdef dict wait_facts(self, Task task):
-        cdef CancelScope scope = task.scope
-        while scope is not None:
-            if isinstance(scope, GroupScope) and (<GroupScope>scope).owner_waiting is task:
-                return {"kind": "group", "holders": list(scope.members)}
-            scope = scope.parent
-        return {"kind": "group"}
+        return {"kind": "group", "holders": list(task.joining.members)}
 
 
 cdef class Room(Waitable):
@@ -434,20 +504,24 @@ cdef class GroupScope(CancelScope):
     def __init__(self, limit=None):
         self.members = set()
         self.errors = []
-        self.emptied = Emptied()
         self.limit = 0 if limit is None else limit
 
     cdef int member_done(self, Task task) except -1:
-        self.members.discard(task)
+        cdef Task owner = None
         if task.outcome == RAISED:
             task.observed = True
             self.errors.append(task.value)
             self.cancel_now()
         if self.limit:
             self._give_room()
+        mutex_lock(&task.scheduler.crew.guard)
+        self.members.discard(task)
         if not self.members and self.owner_waiting is not None:
-            task.scheduler.make_ready(self.owner_waiting)
+            owner = self.owner_waiting
             self.owner_waiting = None
+        mutex_unlock(&task.scheduler.crew.guard)
+        if owner is not None:
+            wake(owner)
         return 0
 
     def spawn(self, fn, tuple args, name=None):
@@ -471,7 +545,7 @@ cdef class GroupScope(CancelScope):
             raise RuntimeError("the group is not entered: use it in a with statement")
         if self.left:
             raise RuntimeError("the group has been left")
-        if self.home is not s:
+        if self.home.crew is not s.crew:
             raise RuntimeError("the group belongs to another runtime")
         return s
 
@@ -539,7 +613,7 @@ cdef class GroupScope(CancelScope):
         if task is None:
             return 0
         if task.state == NEW:
-            return task.scheduler.start_task(task)
+            return scheduler_or_none().start_task(task)
         task.wait_outcome = 1
         return wake(task)
 
@@ -587,18 +661,33 @@ cdef class GroupScope(CancelScope):
         while self.members:
             if cancellable and me.scope.effective and not self.effective:
                 raise Cancelled("the scope was cancelled")
-            self.owner_waiting = me
+            me.joining = self
             try:
-                s.wait_on(me, self.emptied, 0, cancellable and not self.effective)
+                if self._await_members(me):
+                    s.wait_on(me, emptied, 0, cancellable and not self.effective)
             finally:
-                self.owner_waiting = None
+                me.joining = None
+                self._stop_waiting(s)
         return waited
+
+    cdef bint _await_members(self, Task me) noexcept:
+        mutex_lock(&me.scheduler.crew.guard)
+        cdef bint waits = len(self.members) > 0
+        if waits:
+            self.owner_waiting = me
+        mutex_unlock(&me.scheduler.crew.guard)
+        return waits
+
+    cdef void _stop_waiting(self, Scheduler s) noexcept:
+        mutex_lock(&s.crew.guard)
+        self.owner_waiting = None
+        mutex_unlock(&s.crew.guard)
+
+
+cdef Emptied emptied = Emptied()
 
 
 # ---- tasks ----
-
-cdef uint64_t next_task_id = 0
-
 
 cdef class Task(CancelScope):
     """A function running in a fiber: made by `spawn`, never directly."""
@@ -686,38 +775,71 @@ cdef class Task(CancelScope):
         me = s.running()
         if me is self:
             raise RuntimeError("a task cannot wait for its own end")
-        if s is not self.scheduler:
+        if s.crew is not self.scheduler.crew:
             raise RuntimeError(f"{self.name} belongs to another runtime")
         cdef int64_t deadline = deadline_after(timeout)
         s.about_to_wait()
-        if self.first_waiter is None:
-            self.first_waiter = me
-        elif self.more_waiters is None:
-            self.more_waiters = [me]
-        else:
-            self.more_waiters.append(me)
+        if not self._add_waiter(me):
+            return 0
         me.joining = self
         reason = s.wait_on(me, joiners, deadline, True)
         me.joining = None
+        if self.state == DONE:
+            return 0
         if reason == TIMED_OUT:
             raise TimeoutError(f"{self.name} did not end in time")
         if reason == CANCELLED:
             raise Cancelled("the scope was cancelled")
         return 0
 
+    cdef bint _add_waiter(self, Task waiter) except -1:
+        """False if the task has ended meanwhile."""
+        mutex_lock(&self.scheduler.crew.guard)
+        try:
+            if self.state == DONE:
+                return False
+            if self.first_waiter is None:
+                self.first_waiter = waiter
+            elif self.more_waiters is None:
+                self.more_waiters = [waiter]
+            else:
+                self.more_waiters.append(waiter)
+        finally:
+            mutex_unlock(&self.scheduler.crew.guard)
+        return True
+
+    cdef bint _remove_waiter(self, Task waiter) except -1:
+        """False if its wake-up is on the way already."""
+        mutex_lock(&self.scheduler.crew.guard)
+        cdef bint found = self.first_waiter is waiter
+        if found:
+            self.first_waiter = self.more_waiters.pop(0) if self.more_waiters else None
+        elif self.more_waiters is not None and waiter in self.more_waiters:
+            self.more_waiters.remove(waiter)
+            found = True
+        mutex_unlock(&self.scheduler.crew.guard)
+        return found
+
     def add_done_callback(self, fn):
-        """Call ``fn(task)`` when the task ends (at once if it has).  It must not block."""
-        if self.state == DONE:
+        """Call ``fn(task)`` when the task ends (at once if it has).  It must not block.
+
+        It is called by the thread that the task ran on.
+        """
+        mutex_lock(&self.scheduler.crew.guard)
+        cdef bint lives = self.state != DONE
+        try:
+            if lives and self.callbacks is None:
+                self.callbacks = [fn]
+            elif lives:
+                self.callbacks.append(fn)
+        finally:
+            mutex_unlock(&self.scheduler.crew.guard)
+        if not lives:
             self._call_back(fn)
-        elif self.callbacks is None:
-            self.callbacks = [fn]
-        else:
-            self.callbacks.append(fn)
 
     cdef int _call_back(self, object fn) except -1:
-        cdef Task me = None
-        if self.scheduler is scheduler_or_none():
-            me = self.scheduler.current
+        cdef Scheduler here = scheduler_or_none()
+        cdef Task me = here.current if here is not None else None
         if me is not None:
             me.no_switch += 1
         try:
@@ -741,38 +863,41 @@ cdef class Task(CancelScope):
 
     cdef int finish(self) except -1:
         cdef Scheduler s = self.scheduler
-        cdef Task waiter
-        cdef CancelScope scope
+        cdef Crew crew = s.crew
+        cdef Task waiter, first
+        cdef list more, callbacks
+        cdef CancelScope scope, parent = self.parent
         while self.scope is not self:
             scope = self.scope  # entered and never left: leave() may drop all other references
             scope.leave()
         timers_remove(&s.heap, &self.node)
-        self.state = DONE
         self.fn = self.context = None
         self.args = None
-        s.live_tasks -= 1
         s.tasks_ended += 1
-        self.parent.member_done(self)
+        mutex_lock(&crew.guard)
+        self.state = DONE  # the result stands, and all who wait for it are here
+        crew.live_tasks -= 1
+        first, more, callbacks = self.first_waiter, self.more_waiters, self.callbacks
+        self.first_waiter = self.more_waiters = self.callbacks = None
+        mutex_unlock(&crew.guard)
+        parent.member_done(self)
+        mutex_lock(&crew.guard)
         self.parent = self.scope = None
         self.task = None  # it was its own scope's task: a cycle
-        if self.first_waiter is not None:
-            s.make_ready(self.first_waiter)
-            self.first_waiter = None
-        if self.more_waiters is not None:
-            for waiter in self.more_waiters:
-                s.make_ready(waiter)
-            self.more_waiters = None
-        if self.callbacks is not None:
-            callbacks = self.callbacks
-            self.callbacks = None
+        mutex_unlock(&crew.guard)
+        if first is not None:
+            wake(first)
+        if more is not None:
+            for waiter in more:
+                wake(waiter)
+        if callbacks is not None:
             for fn in callbacks:
                 self._call_back(fn)
         if self.outcome == RAISED and not self.observed:
             s.note_failure(self)
-        if self is s.main:
-            s.root.cancel_now()
-        if s.live_tasks == 0:
-            s.stopping = True
+        if self is crew.main:
+            crew.root.cancel_now()
+        crew.stop_if_done()
         return 0
 
     def __repr__(self):
@@ -787,7 +912,7 @@ cdef class Task(CancelScope):
     cdef int decide_base_exception(self, exc) except -1:
         if not isinstance(exc, BaseExceptionGroup):
             self.observed = True  # KeyboardInterrupt, SystemExit: run() raises it
-            return self.scheduler.root_fails(exc)
+            return self.scheduler.crew.root_fails(exc)
         if self.effective:
             cancellations, rest = exc.split(Cancelled)
             if cancellations is not None:
@@ -808,7 +933,9 @@ cdef Task run_inline(Scheduler s, object fn, tuple args, object name, GroupScope
     cdef Task task = bare_task(s, name)
     cdef object context = PyContext_CopyCurrent()
     if group is not None:
+        mutex_lock(&s.crew.guard)
         group.members.add(task)
+        mutex_unlock(&s.crew.guard)
         if group.limit:
             mutex_lock(&group.room_guard)
             group.started += 1
@@ -836,10 +963,8 @@ cdef Task run_inline(Scheduler s, object fn, tuple args, object name, GroupScope
 
 
 cdef Task bare_task(Scheduler s, object name):
-    global next_task_id
     cdef Task task = Task.__new__(Task)
-    next_task_id += 1
-    task.id = next_task_id
+    task.id = fe_next_task_id()
     task.scheduler = task.home = s
     task.given_name = name
     return task
@@ -855,14 +980,9 @@ cdef class Joiners(Waitable):
     """Where tasks park that wait for another's end: on `task.joining`."""
 
     cdef int abort_wait(self, Task task) except -1:
-        cdef Task target = <Task>task.joining
-        if target.first_waiter is task:
-            target.first_waiter = None
-            if target.more_waiters:
-                target.first_waiter = target.more_waiters.pop(0)
-        else:
-            target.more_waiters.remove(task)
-        return task.scheduler.make_ready(task)
+        if (<Task>task.joining)._remove_waiter(task):
+            return task.scheduler.make_ready(task)
+        return 0
 
     cdef str describe_wait(self, Task task):
         return f"the end of {name_of(<Task>task.joining)}"
@@ -966,21 +1086,20 @@ cdef Scheduler current_scheduler():
 # ---- the loop ----
 
 cdef class Scheduler:
-    def __cinit__(self, Backend backend not None, max_fibers=None):
+    def __cinit__(self, Crew crew not None, Backend backend not None):
         memset(&self.table, 0, sizeof(self.table))
         self.table.stride = sizeof(Slot)
+        self.crew = crew
+        self.index = len(crew.schedulers)
         self.backend = backend
         self.backend.table = &self.table
-        self.max_fibers = 0xffffffff if max_fibers is None else max_fibers
         self.idle_fibers = []
         self.inbox = collections.deque()
         self.failed_tasks = []
         self.failed_tasks_limit = 64
         self.sleepers = Sleepers()
         self.operations = Operations()
-        self.root = CancelScope()
-        self.root.home = self
-        self.root.members = set()
+        steal_queue_init(&self.new_tasks)
 
     def __dealloc__(self):
         timers_free(&self.heap)
@@ -992,7 +1111,7 @@ cdef class Scheduler:
 
     def run(self, fn, tuple args):
         """Run ``fn(*args)`` as the main task and every task it spawns; return its result."""
-        global fe_thread_scheduler
+        cdef Crew crew = self.crew
         cdef Scheduler other = scheduler_or_none()
         if other is not None and not other.dead:
             raise RuntimeError("ferrule.run() is already running in this thread: spawn a task")
@@ -1000,6 +1119,34 @@ cdef class Scheduler:
             raise RuntimeError("this runtime has ended: make a new one")
         if self.hub is not None:
             raise RuntimeError("this runtime is running in another thread")
+        self._open()
+        try:
+            if self.on_open is not None:
+                self.on_open()
+            crew.main = self.add_task(fn, args, "main", crew.root)
+            crew.main.observed = True
+            self._run_hub()
+            if self.dead:
+                raise RuntimeError("this is a forked child: the runtime stayed with the parent")
+        finally:
+            self._leave()
+        return crew.outcome()
+
+    def run_beside(self):
+        """Take part in the crew's work on this thread, until it ends."""
+        try:
+            self._open()
+        except BaseException as exc:
+            self.crew.thread_failed(exc)
+            self.quiet = self.closed = True
+            return
+        try:
+            self._run_hub()
+        finally:
+            self._leave()
+
+    cdef int _open(self) except -1:
+        global fe_thread_scheduler
         try:
             self.backend.open()
         except BaseException as exc:
@@ -1014,20 +1161,18 @@ cdef class Scheduler:
         Py_DECREF(self.hub)
         fe_thread_scheduler = <PyObject *>self
         open_schedulers.append(self)
-        try:
-            if self.on_open is not None:
-                self.on_open()
-            self.main = self.add_task(fn, args, "main", self.root)
-            self.main.observed = True
-            self._run_hub()
-            if self.dead:
-                raise RuntimeError("this is a forked child: the runtime stayed with the parent")
-        finally:
-            fe_thread_scheduler = NULL
-            if not self.dead:
-                self._shut_down()
-                open_schedulers.remove(self)
-        return self._outcome()
+        mutex_lock(&self.post_guard)
+        self.reachable = True
+        mutex_unlock(&self.post_guard)
+        return 0
+
+    cdef int _leave(self) except -1:
+        global fe_thread_scheduler
+        fe_thread_scheduler = NULL
+        if not self.dead:
+            self._shut_down()
+            open_schedulers.remove(self)
+        return 0
 
     cdef int _run_hub(self) except -1:
         cdef Task task
@@ -1044,26 +1189,36 @@ cdef class Scheduler:
             self.current = None
         return 0
 
-    # Shutdown, in order:
+    # Shutdown, in order; each thread does 4 to 6 for itself:
     #  1. The end of the main task cancels the root scope; whatever a foreign thread posts from here
     #     on is still run, because step 2 keeps ticking.
-    #  2. Fibers run until no task is left (`stopping`), so every finally has run.
-    #  3. `closed`: from here on nothing may be posted or spawned.
+    #  2. Fibers run until no task is left, so every finally has run.
+    #  3. Whoever ended the last one sets `stopping` and wakes every thread.  From here on nothing
+    #     is spawned, stolen or started; a thread that only now comes to its loop leaves it at once.
     #  4. Idle fibers are told to return.  None of them holds a task.
-    #  5. The engine cancels and drains what is still in flight (abandoned slots), then closes; what
+    #  5. The queue of new tasks is closed, then the inbox, under the lock of those who post:
+    #     nothing can land after the last look, nor wake an engine that is closed.
+    #  6. The engine cancels and drains what is still in flight (abandoned slots), then closes; what
     #     will not drain is leaked on purpose, and counted.
-    #  6. Failures nobody asked about are reported; nobody can wait for those tasks any more.
-    #  7. Only then are slots and timers freed (__dealloc__).
+    #  7. run()'s thread joins the others.
+    #  8. Failures nobody asked about are reported; nobody can wait for those tasks any more.
+    #  9. Only then are slots and timers freed (__dealloc__).
     cdef int _shut_down(self) except -1:
         cdef Fiber fiber
-        self.closed = True
         while self.idle_fibers:
             fiber = self.idle_fibers.pop()
             self._switch(fiber.greenlet)
+        steal_queue_close(&self.new_tasks)
+        mutex_lock(&self.post_guard)
+        self.closed = True
+        self.reachable = False
+        mutex_unlock(&self.post_guard)
         if self.on_close is not None:
             self.on_close()
         self.leaked = self.backend.close()
         self.hub = None
+        if self.index == 0:
+            self.crew.join_threads()
         return self.report_failures()
 
     cdef int note_failure(self, Task task) except -1:
@@ -1083,32 +1238,6 @@ cdef class Scheduler:
                 task._report()
         self.failed_tasks = []
         return 0
-
-    cdef object _outcome(self):
-        cdef Task main = self.main
-        self.main = None
-        failure = KeyboardInterrupt() if self.interrupted else self.failure
-        self.failure = None
-        if failure is None:
-            return main.result()
-        if main.outcome == RAISED and failure.__context__ is None and failure is not main.value:
-            failure.__context__ = main.value  # what went wrong while it was ending
-        raise failure
-
-    cdef int root_fails(self, exc) except -1:
-        """End the run with ``exc``: cancel everything; the first failure is what run() raises."""
-        if self.failure is None:
-            self.failure = exc
-        return self.root.cancel_now()
-
-    def interrupt(self):
-        """Ctrl-C: called from the signal handler, in any state of the loop."""
-        self.interrupted = True
-        self.post(self.root.cancel)
-
-    def external_work(self, int change):
-        """Work outside that may wake a fiber begins (1) or has ended (-1).  From any thread."""
-        self.external_waits += change
 
     # ---- switching ----
 
@@ -1143,14 +1272,20 @@ cdef class Scheduler:
     cdef Task next_task(self):
         cdef Task task
         while self.batch_left == 0 or self.ready_head is None:
-            if self.stopping and self.ready_head is None:
+            if self.new_left:
+                task = self._take_new()
+                if task is not None:
+                    return task
+            if self.crew.stopping and self.ready_head is None:
                 return None
             try:
-                self.tick(self.ready_head is None)
+                self.tick(self.ready_head is None and not steal_queue_count(&self.new_tasks))
             except BaseException as exc:
                 self.in_tick = False
                 self._tick_failed(exc)
             self.batch_left = self.ready_count
+            if self.crew.size > 1:
+                self._begin_round()
         task = self.ready_head
         self.ready_head = task.next_ready
         task.next_ready = None
@@ -1165,7 +1300,7 @@ cdef class Scheduler:
             # The engine is broken, and cancelling everything did not help: there is no way on.
             sys.excepthook(type(exc), exc, exc.__traceback__)
             os.abort()
-        self.root_fails(exc)
+        self.crew.root_fails(exc)
 
     cdef object greenlet_for(self, Task task):
         """Make the task current; returns where to switch to.
@@ -1306,15 +1441,20 @@ cdef class Scheduler:
             self._empty_inbox()
         if self.heap.count:
             timeout = self._expire_timers()
-        if self.ready_head is not None or self.stopping:
+        if self.ready_head is not None or self.crew.stopping:
             may_block = False
-        if may_block and not self.backend.in_flight and not self.external_waits:
+        elif may_block and self.crew.size > 1:
+            may_block = self._may_sleep()
+        if may_block and not self.backend.in_flight and not self.crew.external_waits:
             if self._is_deadlocked():
                 self._report_deadlock()
                 may_block = False
             elif self.ready_head is not None:
                 may_block = False  # looking ran Python code, which may have waked somebody
         self._poll(timeout, may_block)
+        if may_block and self.crew.size > 1:
+            self._be_awake()
+        self.quiet = False
         self._take_completed()
         if may_block:
             if self.is_main_thread:
@@ -1344,7 +1484,7 @@ cdef class Scheduler:
         try:
             PyErr_CheckSignals()
         except BaseException as exc:
-            self.root_fails(exc)  # no fiber is to blame: it ends the run
+            self.crew.root_fails(exc)  # no fiber is to blame: it ends the run
         return 0
 
     cdef int _take_completed(self) except -1:
@@ -1403,6 +1543,9 @@ cdef class Scheduler:
             if isinstance(item, Task):
                 self.make_ready(<Task>item)
                 continue
+            if isinstance(item, Interruption):
+                deliver_cancel((<Interruption>item).task)
+                continue
             try:
                 item()
             except BaseException as exc:
@@ -1411,47 +1554,63 @@ cdef class Scheduler:
 
     cdef int post(self, object item) except -1:
         """From any thread: make a task ready, or call something, in the next tick."""
-        self.inbox.append(item)
-        fe_flag_set(&self.inbox_filled)
-        if not self.closed:  # looked at last: appending may have let other threads run
+        mutex_lock(&self.post_guard)
+        try:
+            if not self.closed:
+                self.inbox.append(item)
+                fe_flag_set(&self.inbox_filled)
+                if self.reachable:
+                    self.backend.wake()
+        finally:
+            mutex_unlock(&self.post_guard)
+        return 0
+
+    cdef int rouse(self) except -1:
+        """End this thread's wait, now or to come.  From any thread."""
+        mutex_lock(&self.post_guard)
+        if self.reachable:
             self.backend.wake()
+        mutex_unlock(&self.post_guard)
         return 0
 
     # ---- deadlock ----
 
     cdef bint _is_deadlocked(self) except -1:
-        if self.stopping:
-            return False
         if self._drop_stale_timers() >= 0:
             return False
-        if self.is_main_thread and has_signal_handlers():
+        cdef Scheduler first = self.crew.schedulers[0]
+        self.quiet = True
+        if not self.crew.is_quiet():
+            return False
+        if first.is_main_thread and has_signal_handlers():
             return False
         for thread in threading.enumerate():
-            if thread.ident != self.thread_id and not getattr(thread, "_ferrule_worker", False):
+            if thread.ident != first.thread_id and not getattr(thread, "_ferrule_worker", False):
                 return False  # it may wake a fiber
         # A thread may have posted something and ended while we looked.
-        return self.ready_head is None and not self.inbox
+        return self.crew.is_quiet()
 
     cdef int _report_deadlock(self) except -1:
         """Cancel everything; then what is shielded; then break off the waits that are left."""
         cdef Task task
-        if self.deadlock is None:
-            self.deadlock = deadlock_error(self.tasks())
-            self.root_fails(self.deadlock)
-            if self.ready_head is not None:
+        cdef Crew crew = self.crew
+        if crew.deadlock is None:
+            crew.deadlock = deadlock_error(self.tasks())
+            crew.root_fails(crew.deadlock)
+            if not crew.is_quiet():
                 return 0
         self._lift_shields()
-        if self.ready_head is None:
+        if crew.is_quiet():
             # Uncancellable ones, with nothing in flight: their fibers end with an error.
             for task in self.tasks():
                 if task.state == PARKED:
                     task.wake_reason = BROKEN_OFF
-                    self.make_ready(task)
+                    wake(task)
         return 0
 
     cdef int _lift_shields(self) except -1:
         cdef CancelScope scope
-        for scope in subtree(self.root):
+        for scope in subtree(self.crew.root):
             scope.shielded = False
             scope.refresh()
         return 0
@@ -1461,8 +1620,8 @@ cdef class Scheduler:
         return [(task.name, describe(task)) for task in self.tasks() if describe(task)]
 
     def tasks(self):
-        """Every task that has not ended, in the order of their making."""
-        found = [scope for scope in subtree(self.root) if isinstance(scope, Task)]
+        """Every task of the runtime that has not ended, in the order of their making."""
+        found = [scope for scope in subtree(self.crew.root) if isinstance(scope, Task)]
         return sorted(found, key=operator.attrgetter("id"))
 
     # ---- tasks ----
@@ -1476,24 +1635,113 @@ cdef class Scheduler:
         cdef Task task
         if not callable(fn):
             raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
-        if self.live_tasks >= self.max_fibers:
-            raise ConcurrencyUnavailable(f"max_fibers={self.max_fibers} tasks have not ended")
-        if self.stopping or self.closed:
-            raise ConcurrencyUnavailable("the runtime is ending")
         task = bare_task(self, name)
         task.fn = fn
         task.args = args
         task.context = PyContext_CopyCurrent()
         task.parent = scope
         task.task = task.scope = task
-        task.effective = scope.effective
-        scope.members.add(task)
-        self.live_tasks += 1
+        self.crew.enter_task(task)
         self.spawned += 1
         return task
 
     cdef int start_task(self, Task task) except -1:
-        return self.make_ready(task)
+        """Queue a new task; this thread's, whoever made it."""
+        if self.crew.size == 1:
+            return self.make_ready(task)
+        return self._offer(task)
+
+    # ---- new tasks, with several threads ----
+
+    cdef int _offer(self, Task task) except -1:
+        """Queue a new task where other threads may take it."""
+        cdef void *spilled[SPILL_MAX]
+        cdef uint32_t n, i
+        Py_INCREF(task)
+        if steal_queue_push(&self.new_tasks, <void *>task) < 0:
+            n = steal_queue_spill(&self.new_tasks, spilled, SPILL_MAX)
+            for i in range(n):
+                self.crew.overflow.append(<Task>spilled[i])
+                Py_DECREF(<Task>spilled[i])
+            self.crew.overflow.append(task)
+            Py_DECREF(task)
+        return self.crew.task_waits()
+
+    cdef int _begin_round(self) except -1:
+        """After what is ready the new tasks of this moment run, then comes the next tick."""
+        if self.crew.overflow:
+            self._take_overflow()
+        self.new_left = steal_queue_count(&self.new_tasks)
+        return 0
+
+    cdef Task _take_new(self):
+        cdef void *item = steal_queue_pop(&self.new_tasks)
+        if item == NULL:
+            self.new_left = 0
+            return None
+        self.new_left -= 1
+        return self._adopt(item)
+
+    cdef Task _adopt(self, void *item):
+        cdef Task task = <Task>item
+        Py_DECREF(task)  # the queue's reference
+        task.scheduler = task.home = self
+        return task
+
+    cdef bint _may_sleep(self) except -1:
+        """Look for work elsewhere; True, and announced as asleep, if there is none."""
+        cdef Crew crew = self.crew
+        idle_begin_search(&crew.idle)
+        if self._find_work():
+            if idle_end_search(&crew.idle, True):
+                crew.task_waits()
+            return False
+        idle_sleep(&crew.idle, self.index)
+        # Looked at again after the announcement: who made work before it took us for awake.
+        if crew.has_work() or self.inbox_filled or crew.stopping:
+            self._be_awake()
+            return False
+        return True
+
+    cdef int _be_awake(self) except -1:
+        """No longer announced as asleep; one that was claimed is a searcher, and searches."""
+        if idle_awake(&self.crew.idle, self.index):
+            if idle_end_search(&self.crew.idle, self._find_work()):
+                self.crew.task_waits()
+        return 0
+
+    cdef bint _find_work(self) except -1:
+        """Fill the queue of new tasks from the overflow, else from another thread's queue."""
+        cdef Crew crew = self.crew
+        cdef Scheduler other
+        cdef void *item = NULL
+        cdef Py_ssize_t i, count = len(crew.schedulers)
+        if steal_queue_count(&self.new_tasks) or self._take_overflow():
+            return True
+        for i in range(1, count):
+            other = crew.schedulers[(self.index + i) % count]
+            item = steal_queue_steal(&other.new_tasks, &self.new_tasks)
+            if item != NULL:
+                self.steals += 1
+                self.make_ready(self._adopt(item))
+                return True
+        return False
+
+    cdef bint _take_overflow(self) except -1:
+        cdef Crew crew = self.crew
+        cdef Task task
+        cdef Py_ssize_t _i
+        for _i in range(max(1, min(len(crew.overflow) // crew.size, SPILL_MAX))):
+            try:
+                task = crew.overflow.popleft()
+            except IndexError:
+                return _i > 0
+            Py_INCREF(task)
+            if steal_queue_push(&self.new_tasks, <void *>task) < 0:
+                Py_DECREF(task)
+                crew.overflow.appendleft(task)
+                return True
+        return True
 
     # ---- operations ----
 
@@ -1615,14 +1863,18 @@ cdef class Scheduler:
 
     # ---- looking in ----
 
+    @property
+    def runtime(self):
+        return self.crew.runtime
+
     def statistics(self):
         """Counters as a dict: what lives now, and what happened since the start."""
         return {
-            "live_tasks": self.live_tasks, "idle_fibers": len(self.idle_fibers),
+            "live_tasks": self.crew.live_tasks, "idle_fibers": len(self.idle_fibers),
             "slots_in_use": self.table.in_use, "operations_in_flight": self.backend.in_flight,
             "timers": self.heap.count, "spawned": self.spawned, "switches": self.switches,
             "ticks": self.ticks, "enters": self.backend.enters, "sqes": self.backend.sqes,
-            "cqes": self.backend.cqes, "leaked": self.leaked,
+            "cqes": self.backend.cqes, "steals": self.steals, "leaked": self.leaked,
         }
 
     @property
@@ -1766,6 +2018,9 @@ cdef list subtree(CancelScope top):
     return found
 
 
+include "scheduler_crew.pxi"
+
+
 cdef bint is_unobserved(Task task):
     return task is not None and task.outcome == RAISED and not task.observed
 
@@ -1864,7 +2119,7 @@ def spawn(fn, /, *args, name=None):
     ConcurrencyUnavailable at ``max_fibers`` and RuntimeError outside `run`.  Not a switch point.
     """
     cdef Scheduler s = current_scheduler()
-    return s.add_task(fn, args, name, s.root)
+    return s.add_task(fn, args, name, s.crew.root)
 
 
 def spawn_or_run(fn, /, *args, name=None):

@@ -1,0 +1,150 @@
+# The loop threads of one runtime, and what they share.
+
+@cython.final
+cdef class Crew:
+    def __init__(self, new_backend, size_t size, max_fibers):
+        if not 1 <= size <= THREADS_MAX:
+            raise ValueError(f"threads must be 1 to {THREADS_MAX}, not {size}")
+        self.new_backend = new_backend
+        self.size = size
+        self.max_fibers = 0xffffffff if max_fibers is None else max_fibers
+        self.threads = []
+        self.overflow = collections.deque()
+        self.schedulers = []
+        self.schedulers.append(Scheduler(self, new_backend()))
+        self.root = CancelScope()
+        self.root.home = self.schedulers[0]
+        self.root.members = set()
+
+    # ---- tasks ----
+
+    cdef int enter_task(self, Task task) except -1:
+        """Make a new task a member of its scope, or refuse it."""
+        cdef CancelScope scope = task.parent
+        cdef bint full, ending
+        mutex_lock(&self.guard)
+        try:
+            full = self.live_tasks >= self.max_fibers
+            ending = self.stopping
+            if not full and not ending:
+                scope.members.add(task)
+                task.effective = scope.effective
+                self.live_tasks += 1
+        finally:
+            mutex_unlock(&self.guard)
+        if ending:
+            raise ConcurrencyUnavailable("the runtime is ending")
+        if full:
+            raise ConcurrencyUnavailable(f"max_fibers={self.max_fibers} tasks have not ended")
+        return 0
+
+    cdef int stop_if_done(self) except -1:
+        """Step 3 of the shutdown, for whoever ended a task."""
+        cdef Scheduler s
+        mutex_lock(&self.guard)
+        cdef bint stops = self.live_tasks == 0 and not self.stopping
+        self.stopping = self.stopping or stops
+        mutex_unlock(&self.guard)
+        if stops:
+            for s in self.schedulers:
+                s.rouse()
+        return 0
+
+    cdef int root_fails(self, exc) except -1:
+        """End the run with ``exc``: cancel everything; the first failure is what run() raises."""
+        mutex_lock(&self.guard)
+        if self.failure is None:
+            self.failure = exc
+        mutex_unlock(&self.guard)
+        return self.root.cancel_now()
+
+    def outcome(self):
+        """What run() returns or raises."""
+        cdef Task main = self.main
+        self.main = None
+        failure = KeyboardInterrupt() if self.interrupted else self.failure
+        self.failure = None
+        if failure is None:
+            return main.result()
+        if main.outcome == RAISED and failure.__context__ is None and failure is not main.value:
+            failure.__context__ = main.value  # what went wrong while it was ending
+        raise failure
+
+    def interrupt(self):
+        """Ctrl-C: called from the signal handler, in any state of the loop."""
+        cdef Scheduler first = self.schedulers[0]
+        self.interrupted = True
+        first.post(self.root.cancel)
+
+    def external_work(self, int change):
+        """Work outside that may wake a fiber begins (1) or has ended (-1).  From any thread."""
+        mutex_lock(&self.guard)
+        self.external_waits += change
+        mutex_unlock(&self.guard)
+
+    # ---- threads ----
+
+    cdef int task_waits(self) except -1:
+        """There is a new task that any thread may take: see to it that one comes for it."""
+        cdef int index = idle_claim(&self.idle)
+        if index >= 0:
+            (<Scheduler>self.schedulers[index]).rouse()
+        elif len(self.schedulers) < self.size and not self.size_reached:
+            self._add_thread()
+        return 0
+
+    cdef int _add_thread(self) except -1:
+        """Start one more thread, unless one is being started, which will look for work itself."""
+        cdef Scheduler s
+        mutex_lock(&self.guard)
+        cdef bint starts = not self.starting and not self.stopping
+        self.starting = self.starting or starts
+        mutex_unlock(&self.guard)
+        if not starts:
+            return 0
+        try:
+            s = Scheduler(self, self.new_backend())
+            thread = threading.Thread(target=s.run_beside, name=f"ferrule-loop-{s.index}",
+                                      daemon=True)
+            thread._ferrule_worker = True  # for the deadlock check: not a foreign one
+            self.schedulers.append(s)
+            thread.start()
+            self.threads.append(thread)
+        except BaseException as exc:
+            self._go_on_without(exc)
+        finally:
+            self.starting = False
+        return 0
+
+    def thread_failed(self, exc):
+        """A thread could not open its engine: the others go on without more of them."""
+        self._go_on_without(exc)
+
+    cdef int _go_on_without(self, exc) except -1:
+        self.size_reached = True
+        return 0
+
+    cdef int join_threads(self) except -1:
+        for thread in self.threads:  # grows meanwhile if one of them was just starting another
+            thread.join()
+        return 0
+
+    cdef bint has_work(self) except -1:
+        """Whether there is a new task that a thread could take."""
+        cdef Scheduler s
+        if self.overflow:
+            return True
+        for s in self.schedulers:
+            if steal_queue_count(&s.new_tasks):
+                return True
+        return False
+
+    cdef bint is_quiet(self) except -1:
+        """Whether every thread waits, or is about to, and nothing it has could end that."""
+        cdef Scheduler s
+        cdef bint quiet = not self.stopping and not self.external_waits and not self.has_work()
+        mutex_lock(&self.guard)
+        for s in self.schedulers:
+            quiet = quiet and s.quiet and not s.ready_count and not s.inbox_filled
+        mutex_unlock(&self.guard)
+        return quiet
