@@ -784,8 +784,6 @@ cdef class Task(CancelScope):
         me.joining = self
         reason = s.wait_on(me, joiners, deadline, True)
         me.joining = None
-        if self.state == DONE:
-            return 0
         if reason == TIMED_OUT:
             raise TimeoutError(f"{self.name} did not end in time")
         if reason == CANCELLED:
@@ -982,6 +980,7 @@ cdef class Joiners(Waitable):
     cdef int abort_wait(self, Task task) except -1:
         if (<Task>task.joining)._remove_waiter(task):
             return task.scheduler.make_ready(task)
+        task.wake_reason = WOKEN  # the end came first, and its wake-up is on the way
         return 0
 
     cdef str describe_wait(self, Task task):
