@@ -2132,7 +2132,7 @@ def spawn_or_run(fn, /, *args, name=None):
     """
     cdef Scheduler s = current_scheduler()
     try:
-        return s.add_task(fn, args, name, s.root)
+        return s.add_task(fn, args, name, s.crew.root)
     except ConcurrencyUnavailable:
         pass  # and not here, where its exceptions would get this one as their context
     return run_inline(s, fn, args, name, None)
