@@ -9,8 +9,11 @@ SANITIZED := build/sanitize
 SANITIZE_FLAGS := -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
 EXTRA_CHECKS := -fsanitize=float-cast-overflow
 SANITIZE_TESTS = $(wildcard tests/test_ring_*.py)
-C_TESTS := $(patsubst tests/c/%.c,$(SANITIZED)/c/%,$(wildcard tests/c/*.c))
-SANITIZED_C := $(C_TESTS:=.address) $(C_TESTS:=.thread) $(SANITIZED)/c/mistakes.so
+EXPLORING := $(wildcard tests/c/explore_*.c)
+C_TESTS := $(filter-out $(EXPLORING),$(wildcard tests/c/*.c))
+C_TESTS := $(C_TESTS:tests/c/%.c=$(SANITIZED)/c/%)
+SANITIZED_C := $(C_TESTS:=.address) $(C_TESTS:=.thread) $(SANITIZED)/c/mistakes.so \
+    $(EXPLORING:tests/c/%.c=$(SANITIZED)/c/%.explored)
 SOURCES := $(shell find src -type f -not -name '*.pyc') meson.build pyproject.toml
 
 .PHONY: build test sanitize sanitize-all check demo bench soak clean
@@ -74,6 +77,10 @@ $(SANITIZED)/c/%.address: tests/c/%.c $(C_PARTS) Makefile $(VENV)/.deps
 
 $(SANITIZED)/c/%.thread: tests/c/%.c $(C_PARTS) Makefile $(VENV)/.deps
 	$(COMPILE_C) -fsanitize=thread
+
+# Its coroutines would confuse the other two.
+$(SANITIZED)/c/%.explored: tests/c/%.c $(C_PARTS) $(EXPLORING) Makefile $(VENV)/.deps
+	$(COMPILE_C) -fsanitize=undefined
 
 $(SANITIZED)/c/%.so: tests/c/%.c $(C_PARTS) Makefile $(VENV)/.deps
 	$(COMPILE_C) -fsanitize=address,undefined $(EXTRA_CHECKS) -shared -fPIC

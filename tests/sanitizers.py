@@ -21,7 +21,9 @@ BUILT = Path(os.environ["SANITIZE_DIR"])
 MODULES = sorted((BUILT / "site/ferrule/_core").glob("*.so"))
 PYX = sorted((Path(__file__).parent.parent / "src/ferrule/_core").glob("*.pyx"))
 SOURCES = sorted((Path(__file__).parent / "c").glob("test_*.c"))
+EXPLORING = sorted((Path(__file__).parent / "c").glob("explore_*.c"))
 TIMEOUT = 60
+EXPLORING_TIMEOUT = 300
 SKIPPED = 77  # check.h
 
 # Poisons the fields of a Ring, so that only the module's own code can touch them.
@@ -54,14 +56,16 @@ def run_python(source: str, *args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=env)
 
 
-def run_program(name: str, *args: str) -> subprocess.CompletedProcess[str]:
+def run_program(
+    name: str, *args: str, timeout: float = TIMEOUT
+) -> subprocess.CompletedProcess[str]:
     """A C program, which brings the runtime of its own sanitizer."""
     env = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
     env["ASAN_OPTIONS"] = "detect_leaks=1:detect_stack_use_after_return=1"
     env["UBSAN_OPTIONS"] = "print_stacktrace=1"
     env["TSAN_OPTIONS"] = "halt_on_error=1"
     command = [str(BUILT / "c" / name), *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=env)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=env)
 
 
 # ---- the proof ---------------------------------------------------------------------------
@@ -157,6 +161,7 @@ def test_a_scope_that_was_never_left_is_not_touched_after_it_was_freed() -> None
 
 def test_there_are_c_programs() -> None:
     assert SOURCES
+    assert EXPLORING
 
 
 @pytest.mark.parametrize("sanitizer", CAUGHT_IN_C)
@@ -166,4 +171,11 @@ def test_c_program(source: Path, sanitizer: str) -> None:
     if done.returncode == SKIPPED:
         pytest.skip(done.stdout.splitlines()[-1])
     print(done.stdout)  # the behaviours, the last of them the one that failed; and the seed
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("source", EXPLORING, ids=lambda path: path.stem)
+def test_every_order_of_the_steps_of_threads(source: Path) -> None:
+    done = run_program(f"{source.stem}.explored", timeout=EXPLORING_TIMEOUT)
+    print(done.stdout)
     assert (done.returncode, done.stderr) == (0, "")
