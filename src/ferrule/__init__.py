@@ -28,7 +28,10 @@ from ferrule.tasks import TaskGroup, fail_after, move_on_after, shield
 
 if TYPE_CHECKING:
     from ferrule import fs, ring, socket, ssl
+    from ferrule._core.local import local
     from ferrule._core.raw_file import open
+    from ferrule.executor import Executor
+    from ferrule.mapping import map
     from ferrule.net import (
         Listener,
         connect_tcp,
@@ -41,18 +44,27 @@ if TYPE_CHECKING:
         wait_readable,
         wait_writable,
     )
+    from ferrule.waits import (
+        ALL_COMPLETED,
+        FIRST_COMPLETED,
+        FIRST_EXCEPTION,
+        as_completed,
+        select,
+        wait,
+    )
     from ferrule.workers import blocking
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BackendUnavailable", "CancelScope", "Cancelled", "Clock", "ConcurrencyUnavailable",
-    "DeadlockError", "Event", "Listener", "Lock", "Queue", "QueueShutDown", "Runtime", "Task",
-    "TaskGroup", "blocking", "cancel_requested", "checkpoint", "connect_tcp", "connect_unix",
-    "current_runtime", "current_task", "fail_after", "fs", "listen_tcp", "listen_unix",
-    "move_on_after", "no_switch", "now", "open", "ring", "run", "serve", "serve_tcp", "shield",
-    "sleep", "sleep_until", "socket", "spawn", "spawn_or_run", "ssl", "udp_socket", "wait_readable",
-    "wait_writable", "yield_now",
+    "ALL_COMPLETED", "BackendUnavailable", "CancelScope", "Cancelled", "Clock",
+    "ConcurrencyUnavailable", "DeadlockError", "Event", "Executor", "FIRST_COMPLETED",
+    "FIRST_EXCEPTION", "Listener", "Lock", "Queue", "QueueShutDown", "Runtime", "Task", "TaskGroup",
+    "as_completed", "blocking", "cancel_requested", "checkpoint", "connect_tcp", "connect_unix",
+    "current_runtime", "current_task", "fail_after", "fs", "listen_tcp", "listen_unix", "local",
+    "map", "move_on_after", "no_switch", "now", "open", "ring", "run", "select", "serve",
+    "serve_tcp", "shield", "sleep", "sleep_until", "socket", "spawn", "spawn_or_run", "ssl",
+    "udp_socket", "wait", "wait_readable", "wait_writable", "yield_now",
 ]
 
 # What costs time to import and not every program needs: modules, and the module of each name.
@@ -65,6 +77,13 @@ _HOMES = {
          "serve_tcp", "udp_socket", "wait_readable", "wait_writable"),
         "ferrule.net",
     ),
+    **dict.fromkeys(
+        ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "as_completed", "select", "wait"),
+        "ferrule.waits",
+    ),
+    "Executor": "ferrule.executor",
+    "local": "ferrule._core.local",
+    "map": "ferrule.mapping",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import os
 import signal
@@ -9,11 +10,12 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, TypeVarTuple
 
 from ferrule._core import scheduler as _scheduler
 
 if TYPE_CHECKING:
+    from ferrule.executor import Future
     from ferrule.workers import WorkerThreads
 
 T = TypeVar("T")
@@ -80,6 +82,45 @@ def _cpu_quota() -> float:
         return MAX_THREADS
 
 
+class _Job(Protocol):
+    def start(self) -> object: ...
+    def drop(self) -> object: ...
+
+
+class _Entrance:
+    """Where other threads hand jobs to a loop: each is started there, or dropped at its end."""
+
+    def __init__(self, scheduler: _scheduler.Scheduler) -> None:
+        self._scheduler = scheduler
+        self._lock = threading.RLock()  # a signal handler may come in the middle
+        self._jobs: collections.deque[_Job] = collections.deque()
+        self._is_closed = False
+
+    def enter(self, job: _Job) -> None:
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("the runtime has ended")
+            self._jobs.append(job)
+            if len(self._jobs) == 1:
+                self._scheduler.call_soon(self._start_all)
+
+    def _start_all(self) -> None:
+        for job in self._take_all():
+            job.start()
+
+    def _take_all(self) -> list[_Job]:
+        with self._lock:
+            jobs = list(self._jobs)
+            self._jobs.clear()
+        return jobs
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+        for job in self._take_all():
+            job.drop()
+
+
 class Runtime:
     """One run of Ferrule, as an object.
 
@@ -101,6 +142,7 @@ class Runtime:
         self._crew = _new_crew(self.backend, self.threads, max_fibers)
         self._crew.runtime = self
         self._scheduler = self._crew.schedulers[0]
+        self._entrance = _Entrance(self._scheduler)
         self.worker_pools: dict[str, WorkerThreads] = {}
 
     def run(self, main: Callable[[*Ts], T], /, *args: *Ts) -> T:
@@ -111,9 +153,41 @@ class Runtime:
             except _scheduler.EngineUnavailable as exc:
                 raise BackendUnavailable(_why_unavailable(exc)) from exc
             finally:
+                self._entrance.close()
                 if not self._scheduler.dead:  # after a fork its threads are the parent's
                     for pool in self.worker_pools.values():
                         pool.close()
+
+    def spawn_threadsafe(
+        self, fn: Callable[[*Ts], T], /, *args: *Ts, name: str | None = None
+    ) -> Future[T]:
+        """Run ``fn(*args)`` in a fiber of this runtime, from any thread; return its `Future`.
+
+        The call has a copy of the caller's context variables.  Before `run` it waits for the
+        runtime to begin; one that has not started when the runtime ends is cancelled.
+        RuntimeError once the runtime has ended.  Not a switch point.
+        """
+        from ferrule.executor import Call
+
+        if not callable(fn):
+            raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
+        call = Call(fn, args, name=name)
+        future: Future[T] = call.future
+        self.admit(call)
+        return future
+
+    def admit(self, job: _Job) -> None:
+        """Have ``job.start()`` called on a thread of this runtime, where it must not block.
+
+        Or ``job.drop()``, when the runtime ends first; RuntimeError if it has ended.  At once where
+        this thread is one of the runtime's.
+        """
+        if runtime_or_none() is self:
+            job.start()
+        elif self._scheduler.dead:
+            raise RuntimeError("the runtime did not survive fork()")
+        else:
+            self._entrance.enter(job)
 
     def statistics(self) -> dict[str, Any]:
         """Counters: what is alive now (tasks, slots, timers) and what happened since the start.
@@ -250,6 +324,14 @@ def current_runtime() -> Runtime:
     """The runtime of the running fiber; RuntimeError outside one."""
     runtime: Runtime = _scheduler.current_thread_scheduler().runtime
     return runtime
+
+
+def runtime_or_none() -> Runtime | None:
+    """The runtime whose loop this thread runs, or None."""
+    try:
+        return current_runtime()
+    except RuntimeError:
+        return None
 
 
 if sys.platform == "win32":  # pragma: no cover

@@ -72,6 +72,11 @@ cdef class Waitable:
     cdef dict wait_facts(self, Task task)
 
 
+cdef class Watch(Waitable):
+    """What is told of the end of tasks."""
+    cdef int task_ended(self, Task task) except -1
+
+
 cdef class CancelScope(Timed):
     cdef CancelScope parent
     cdef CancelScope inner       # the next scope of the same task
@@ -136,7 +141,9 @@ cdef class Task(CancelScope):
     cdef int wait_outcome
     cdef Task first_waiter       # of those that wait for the end
     cdef list more_waiters, callbacks
+    cdef dict watches            # its keys are to be told of the end
     cdef CancelScope joining     # the task whose end, or the group for whose end or room it waits
+    cdef object presence         # what `local` knows the task by; gone with its end
     cdef object thread_lock      # of an OS thread's stand-in: held while the thread waits
     cdef readonly uint64_t id
     cdef object __weakref__
@@ -144,6 +151,9 @@ cdef class Task(CancelScope):
     cdef int _wait(self, object timeout) except -1
     cdef bint _add_waiter(self, Task waiter) except -1
     cdef bint _remove_waiter(self, Task waiter) except -1
+    cdef int check_waiter(self, Task me) except -1
+    cdef bint watch(self, Task me, Watch watch) except -1
+    cdef int unwatch(self, Watch watch) except -1
     cdef int _call_back(self, object fn) except -1
     cdef int decide_base_exception(self, exc) except -1
     cdef int _report(self) except -1

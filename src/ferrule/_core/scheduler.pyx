@@ -217,6 +217,11 @@ cdef class Waitable:
         return {"kind": "other"}
 
 
+cdef class Watch(Waitable):
+    cdef int task_ended(self, Task task) except -1:
+        return 0
+
+
 cdef class Sleepers(Waitable):
     cdef str describe_wait(self, Task task):
         return "a timer"
@@ -773,10 +778,7 @@ cdef class Task(CancelScope):
             return 0
         s = current_scheduler()
         me = s.running()
-        if me is self:
-            raise RuntimeError("a task cannot wait for its own end")
-        if s.crew is not self.scheduler.crew:
-            raise RuntimeError(f"{self.name} belongs to another runtime")
+        self.check_waiter(me)
         cdef int64_t deadline = deadline_after(timeout)
         s.about_to_wait()
         if not self._add_waiter(me):
@@ -817,6 +819,39 @@ cdef class Task(CancelScope):
             found = True
         mutex_unlock(&self.scheduler.crew.guard)
         return found
+
+    cdef int check_waiter(self, Task me) except -1:
+        if me is self:
+            raise RuntimeError("a task cannot wait for its own end")
+        if me.scheduler.crew is not self.scheduler.crew:
+            raise RuntimeError(f"{self.name} belongs to another runtime")
+        return 0
+
+    cdef bint watch(self, Task me, Watch watch) except -1:
+        """Tell `watch`, for `me`, of the end; False if the task has ended."""
+        cdef dict fresh = {}
+        if self.state == DONE:
+            return False
+        self.check_waiter(me)
+        mutex_lock(&self.scheduler.crew.guard)
+        cdef bint lives = self.state != DONE
+        try:
+            if lives:
+                if self.watches is None:
+                    self.watches = fresh
+                self.watches[watch] = None
+        finally:
+            mutex_unlock(&self.scheduler.crew.guard)
+        return lives
+
+    cdef int unwatch(self, Watch watch) except -1:
+        mutex_lock(&self.scheduler.crew.guard)
+        try:
+            if self.watches is not None:
+                self.watches.pop(watch, None)
+        finally:
+            mutex_unlock(&self.scheduler.crew.guard)
+        return 0
 
     def add_done_callback(self, fn):
         """Call ``fn(task)`` when the task ends (at once if it has).  It must not block.
@@ -864,6 +899,7 @@ cdef class Task(CancelScope):
         cdef Crew crew = s.crew
         cdef Task waiter, first
         cdef list more, callbacks
+        cdef dict watches
         cdef CancelScope scope, parent = self.parent
         while self.scope is not self:
             scope = self.scope  # entered and never left: leave() may drop all other references
@@ -877,7 +913,10 @@ cdef class Task(CancelScope):
         crew.live_tasks -= 1
         first, more, callbacks = self.first_waiter, self.more_waiters, self.callbacks
         self.first_waiter = self.more_waiters = self.callbacks = None
+        watches = self.watches
+        self.watches = None
         mutex_unlock(&crew.guard)
+        self.presence = None
         parent.member_done(self)
         mutex_lock(&crew.guard)
         self.parent = self.scope = None
@@ -888,6 +927,9 @@ cdef class Task(CancelScope):
         if more is not None:
             for waiter in more:
                 wake(waiter)
+        if watches is not None:
+            for watch in watches:
+                (<Watch>watch).task_ended(self)
         if callbacks is not None:
             for fn in callbacks:
                 self._call_back(fn)
@@ -1237,6 +1279,10 @@ cdef class Scheduler:
                 task._report()
         self.failed_tasks = []
         return 0
+
+    def call_soon(self, fn):
+        """Have ``fn()``, which must not block, called in the next tick.  From any thread."""
+        self.post(fn)
 
     # ---- switching ----
 
