@@ -28,6 +28,7 @@ from ferrule.tasks import TaskGroup, fail_after, move_on_after, shield
 
 if TYPE_CHECKING:
     from ferrule import fs, ring, socket, ssl
+    from ferrule._core.batch import Batch
     from ferrule._core.local import local
     from ferrule._core.raw_file import open
     from ferrule.executor import Executor
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ALL_COMPLETED", "BackendUnavailable", "CancelScope", "Cancelled", "Clock",
+    "ALL_COMPLETED", "BackendUnavailable", "Batch", "CancelScope", "Cancelled", "Clock",
     "ConcurrencyUnavailable", "DeadlockError", "Event", "Executor", "FIRST_COMPLETED",
     "FIRST_EXCEPTION", "Listener", "Lock", "Queue", "QueueShutDown", "Runtime", "Task", "TaskGroup",
     "as_completed", "blocking", "cancel_requested", "checkpoint", "connect_tcp", "connect_unix",
@@ -70,6 +71,7 @@ __all__ = [
 # What costs time to import and not every program needs: modules, and the module of each name.
 _MODULES = ("fs", "ring", "socket", "ssl")
 _HOMES = {
+    "Batch": "ferrule._core.batch",
     "blocking": "ferrule.workers",
     "open": "ferrule._core.raw_file",
     **dict.fromkeys(

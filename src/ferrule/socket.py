@@ -158,7 +158,9 @@ class socket(SocketCore):
 
     def accept(self) -> tuple[socket, Address]:
         """(socket, address) of the next connection; see socket.accept."""
-        fd, address = self._accept()
+        return self._accepted(*self._accept())
+
+    def _accepted(self, fd: int, address: Address) -> tuple[socket, Address]:
         try:
             conn = socket(self._sock.family, self._sock.type, self._sock.proto, fileno=fd)
         except BaseException:

@@ -656,8 +656,9 @@ cdef class UringBackend(Backend):
         for _try in range(50):
             if not self.in_flight:
                 break
-            self.completed = self.completed_tail = NULL
-            self.poll(DRAIN_NS // 50, True)
+            self._flush_backlog()
+            self._wait(DRAIN_NS // 50)
+            self._reap()
         return 0
 
     cdef void abandon(self) noexcept:

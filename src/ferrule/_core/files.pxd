@@ -2,6 +2,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from ferrule._core.operation cimport op
 from ferrule._core.scheduler cimport Descriptor, Scheduler, Slot
 from ferrule._core.sync cimport WaitList
 
@@ -91,6 +92,8 @@ cdef class Handle(Descriptor):
     cdef int64_t _wait_transfer(self, Scheduler s, int kind, object owner, const char *buf,
                                 uint64_t n, int64_t off) except? -4096
     cdef int64_t _write_in_place(self, const char *buf, uint64_t n, int64_t off) noexcept
+    # One attempt's length, and who makes it.
+    cdef void fit_transfer(self, op *o, uint64_t n) noexcept
     cdef int _wait_ready(self, Scheduler s, int events) except -1
     cdef bint _is_bulk(self, uint64_t n) noexcept
     cdef BulkTurns begin_bulk(self, Scheduler s, uint64_t n)
@@ -105,6 +108,8 @@ cdef class DirectoryNumber:
     cdef Handle handle
 
 
+cdef int64_t checked_offset(object offset) except -1
+cdef int64_t checked_size(object size) except -1
 cdef bytes path_bytes(object path)
 cdef int raise_path_error(int64_t result, object path, object path2=*) except -1
 cdef int64_t inject(Scheduler s, int kind, uint64_t *n) except? -4096

@@ -334,6 +334,20 @@ cdef class BulkTurns(WaitList):
         return {"kind": "turn"}
 
 
+# ---- arguments ----
+
+cdef int64_t checked_offset(object offset) except -1:
+    if offset < 0:
+        raise ValueError("the offset must not be negative")
+    return offset
+
+
+cdef int64_t checked_size(object size) except -1:
+    if size < 0:
+        raise ValueError("the size must not be negative")
+    return size
+
+
 # ---- descriptors of files ----
 
 cdef class Handle(Descriptor):
@@ -444,20 +458,22 @@ cdef class Handle(Descriptor):
                                    PyBUF_WRITABLE if kind == OP_READ else PyBUF_SIMPLE)
                 slot.has_view = True
             slot.o.addr = <void *>buf
-            slot.o.len = n
             slot.o.off = off
-            if self._is_bulk(n):
-                slot.o.len = min(n, <uint64_t>BULK_STEP)
-                slot.o.traits |= OP_IN_WORKER
-            elif kind == OP_READ:
-                slot.o.len = min(n, <uint64_t>CHUNK)  # the ring copies on the loop thread
-            if self.kind != S_IFREG and not (
-                    self.read_now if kind == OP_READ else self.write_now):
-                # A terminal: one that polls as ready may still block the ring's own attempt.
-                slot.o.traits |= OP_MAY_BLOCK
+            self.fit_transfer(&slot.o, n)
             return self.perform(s, slot, 0, not (self.finishing and self.kind == S_IFREG))
         finally:
             s.give_slot(slot)
+
+    cdef void fit_transfer(self, op *o, uint64_t n) noexcept:
+        o.len = n
+        if self._is_bulk(n):
+            o.len = min(n, <uint64_t>BULK_STEP)
+            o.traits |= OP_IN_WORKER
+        elif o.kind == OP_READ:
+            o.len = min(n, <uint64_t>CHUNK)  # the ring copies on the loop thread
+        if self.kind != S_IFREG and not (self.read_now if o.kind == OP_READ else self.write_now):
+            # A terminal: one that polls as ready may still block the ring's own attempt.
+            o.traits |= OP_MAY_BLOCK
 
     cdef int _wait_ready(self, Scheduler s, int events) except -1:
         """For descriptors that are O_NONBLOCK and kernels whose ring then answers EAGAIN."""

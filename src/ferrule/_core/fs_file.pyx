@@ -8,7 +8,8 @@ from libc.stdint cimport int64_t, uint64_t
 
 from ferrule._core.files cimport (
     BulkTurns, CHUNK, EOPNOTSUPP, HERE, Handle, O_TRUNC, POLLIN, POLLOUT, PySys_Audit, SEEK_CUR,
-    SEEK_SET, S_IFREG, inject, keep_object, raise_path_error, stat_of_open,
+    SEEK_SET, S_IFREG, checked_offset, checked_size, inject, keep_object, raise_path_error,
+    stat_of_open,
 )
 from ferrule._core.operation cimport (
     OP_FALLOCATE, OP_FCHMOD, OP_FLOCK, OP_FSYNC, OP_FTRUNCATE, OP_MAY_BLOCK, OP_READV,
@@ -348,15 +349,3 @@ cdef class File(Handle):
             return self.perform(s, slot, 0, True)
         finally:
             s.give_slot(slot)
-
-
-cdef int64_t checked_offset(object offset) except -1:
-    if offset < 0:
-        raise ValueError("the offset must not be negative")
-    return offset
-
-
-cdef int64_t checked_size(object size) except -1:
-    if size < 0:
-        raise ValueError("the size must not be negative")
-    return size

@@ -33,6 +33,7 @@ enum op_state { OP_FREE, OP_PREPARED, OP_IN_FLIGHT, OP_DONE };
 #define OP_PROVIDED_BUFFER 1u /* recv: let the engine choose the buffer */
 #define OP_MAY_BLOCK 2u       /* in a thread that it may hold for ever (a FIFO's open, a lock) */
 #define OP_IN_WORKER 4u       /* in a worker thread, though the ring could do it */
+#define OP_TO_RECEIVER 8u     /* the waiter is no task, but takes the completion itself */
 
 /* op.how_cancelled */
 #define OP_CANCEL_SENT 1u

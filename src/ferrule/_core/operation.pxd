@@ -82,6 +82,7 @@ cdef extern from "operation.h" nogil:
         OP_PROVIDED_BUFFER
         OP_MAY_BLOCK
         OP_IN_WORKER
+        OP_TO_RECEIVER
         OP_CANCEL_SENT
         OP_FD_CLOSING
 

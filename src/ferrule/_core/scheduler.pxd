@@ -77,6 +77,14 @@ cdef class Watch(Waitable):
     cdef int task_ended(self, Task task) except -1
 
 
+cdef class Receiver(Timed):
+    """What waits without a fiber: events reach it inside the tick."""
+    # Of an operation with OP_TO_RECEIVER, whose `waiter` it is.
+    cdef void take_completion(self, op *o) noexcept
+    # Its turn to use something has come; whether it took it.
+    cdef bint take_turn(self) noexcept
+
+
 cdef class CancelScope(Timed):
     cdef CancelScope parent
     cdef CancelScope inner       # the next scope of the same task
@@ -263,6 +271,8 @@ cdef class Scheduler:
 
     cdef Slot *take_slot(self, int kind, int fd) except NULL
     cdef int give_slot(self, Slot *slot) except -1
+    # Submit what was started and take what has completed, without waiting.
+    cdef int collect(self) except -1
     cdef int64_t perform(self, Slot *slot, int64_t deadline, bint cancellable) except? -4096
     # For a call that fills it and copies out of it without a switch between.
     cdef char *scratch_space(self) except NULL
@@ -306,6 +316,9 @@ cdef class Descriptor:
     cdef bint closing
     cdef Task closer
     cdef int check_open(self) except -1
+    # Around an operation's flight, so that close_fd knows it.
+    cdef void link(self, op *o) noexcept
+    cdef void unlink(self, op *o) noexcept
     cdef int64_t perform(self, Scheduler s, Slot *slot, int64_t deadline,
                          bint cancellable=*) except? -4096
     cdef int close_fd(self) except? -1
@@ -327,5 +340,6 @@ cdef list find_cycle(list tasks)
 cdef Scheduler current_scheduler()
 cdef Scheduler scheduler_or_none()
 cdef int64_t monotonic_ns() noexcept nogil
+cdef int64_t seconds_to_ns(object seconds, str what) except -1
 cdef int64_t deadline_after(object timeout) except -1
 cdef int raise_error(int64_t result, object path=*) except -1

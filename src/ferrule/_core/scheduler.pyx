@@ -34,9 +34,9 @@ from libc.string cimport memset
 from ferrule._core.backend cimport Backend
 from ferrule._core.operation cimport (
     OP_CLOSE, OP_DONE, OP_FD_CLOSING, OP_IN_FLIGHT, OP_KINDS, OP_PREPARED, OP_TIMEOUT,
-    URING_TIMEOUT_ABS, URING_TIMEOUT_BOOTTIME, URING_TIMEOUT_REALTIME, op, op_rows, slots_free,
-    slots_give, slots_take, timers_add, timers_free, timers_move, timers_nearest, timers_remove,
-    timer,
+    OP_TO_RECEIVER, URING_TIMEOUT_ABS, URING_TIMEOUT_BOOTTIME, URING_TIMEOUT_REALTIME, op, op_rows,
+    slots_free, slots_give, slots_take, timers_add, timers_free, timers_move, timers_nearest,
+    timers_remove, timer,
 )
 
 import collections
@@ -263,6 +263,14 @@ cdef class Closing(Waitable):
 
     cdef dict wait_facts(self, Task task):
         return {"kind": "close", "fd": self.fd}
+
+
+cdef class Receiver(Timed):
+    cdef void take_completion(self, op *o) noexcept:
+        pass
+
+    cdef bint take_turn(self) noexcept:
+        return False
 
 
 # ---- scopes ----
@@ -1257,6 +1265,7 @@ cdef class Scheduler:
         if self.on_close is not None:
             self.on_close()
         self.leaked = self.backend.close()
+        self._take_completed()
         self.hub = None
         if self.index == 0:
             self.crew.join_threads()
@@ -1486,7 +1495,8 @@ cdef class Scheduler:
             self._empty_inbox()
         if self.heap.count:
             timeout = self._expire_timers()
-        if self.ready_head is not None or self.crew.stopping:
+        if (self.ready_head is not None or self.crew.stopping
+                or self.backend.completed != NULL):
             may_block = False
         elif may_block and self.crew.size > 1:
             may_block = self._may_sleep()
@@ -1538,12 +1548,18 @@ cdef class Scheduler:
         self.backend.completed = self.backend.completed_tail = NULL
         while o != NULL:
             after = o.next
-            if o.waiter != NULL:
-                self.make_ready(<Task>o.waiter)
-            else:
+            if o.waiter == NULL:
                 self._release_slot(<Slot *>o)  # its fiber is gone
+            elif o.traits & OP_TO_RECEIVER:
+                (<Receiver>o.waiter).take_completion(o)
+            else:
+                self.make_ready(<Task>o.waiter)
             o = after
         return 0
+
+    cdef int collect(self) except -1:
+        self._poll(0, False)
+        return self._take_completed()
 
     cdef int64_t _expire_timers(self) except? -4096:
         """Run what is due; returns ns to the next live deadline, or -1."""
@@ -2099,24 +2115,29 @@ cdef class Descriptor:
     cdef int64_t perform(self, Scheduler s, Slot *slot, int64_t deadline,
                          bint cancellable=True) except? -4096:
         """As Scheduler.perform, known to close_fd while it is in flight."""
-        cdef op *o = &slot.o
+        self.link(&slot.o)
+        try:
+            return s.perform(slot, deadline, cancellable)
+        finally:
+            self.unlink(&slot.o)
+
+    cdef void link(self, op *o) noexcept:
         o.fd_prev = NULL
         o.fd_next = self.in_flight
         if o.fd_next != NULL:
             o.fd_next.fd_prev = o
         self.in_flight = o
-        try:
-            return s.perform(slot, deadline, cancellable)
-        finally:
-            if o.fd_next != NULL:
-                o.fd_next.fd_prev = o.fd_prev
-            if o.fd_prev != NULL:
-                o.fd_prev.fd_next = o.fd_next
-            else:
-                self.in_flight = o.fd_next
-            if self.in_flight == NULL and self.closer is not None:
-                s.make_ready(self.closer)
-                self.closer = None
+
+    cdef void unlink(self, op *o) noexcept:
+        if o.fd_next != NULL:
+            o.fd_next.fd_prev = o.fd_prev
+        if o.fd_prev != NULL:
+            o.fd_prev.fd_next = o.fd_next
+        else:
+            self.in_flight = o.fd_next
+        if self.in_flight == NULL and self.closer is not None:
+            wake(self.closer)
+            self.closer = None
 
     cdef int close_fd(self) except? -1:
         """Mark, cancel, wait for the completions: only then may the number be reused.

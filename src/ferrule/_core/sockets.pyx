@@ -25,8 +25,8 @@ from ferrule._core.operation cimport (
     OP_SENDFILE, OP_SENDMSG, op_try_accept, op_try_read, op_try_recv, op_try_send, sockaddr_storage,
 )
 from ferrule._core.scheduler cimport (
-    SCRATCH_SIZE, Descriptor, Scheduler, Slot, Task, Waitable, current_scheduler, deadline_after,
-    monotonic_ns, raise_error, scheduler_or_none,
+    SCRATCH_SIZE, Descriptor, Receiver, Scheduler, Slot, Task, Waitable, current_scheduler,
+    deadline_after, monotonic_ns, raise_error, scheduler_or_none,
 )
 
 import os
@@ -44,7 +44,6 @@ cdef extern from "<poll.h>" nogil:
     int POLLIN, POLLOUT, POLLERR, POLLHUP
 
 cdef extern from "<sys/socket.h>" nogil:
-    int MSG_DONTWAIT, MSG_WAITALL, SOCK_CLOEXEC, SOCK_SEQPACKET, SOCK_STREAM
     int AF_INET, AF_INET6, AF_UNIX
 
 cdef extern from "<string.h>" nogil:
@@ -97,14 +96,6 @@ cdef SendTurn send_turn = SendTurn()
 
 cdef class SocketCore(Descriptor):
     """The waiting half of `ferrule.socket.socket`."""
-    cdef public object _sock     # the standard library's socket: it owns the descriptor
-    cdef int64_t timeout_ns      # -1: none; 0: never wait
-    cdef bint is_stream          # no message boundaries, which a short buffer would cut
-    cdef public bint _tries_accept   # a listener that is O_NONBLOCK
-    cdef bint large_reads        # the last read filled its buffer
-    cdef bint sending            # one send in flight, or the order of bytes is lost
-    cdef list send_queue
-
     def __init__(self, sock, timeout=None):
         self._sock = sock
         self.fd = sock.fileno()
@@ -472,10 +463,14 @@ cdef class SocketCore(Descriptor):
         return 0
 
     cdef int _pass_turn(self, Scheduler s) except -1:
-        if self.send_queue:
-            s.make_ready(self.send_queue.pop(0))  # `sending` stays: the turn is handed over
-        else:
-            self.sending = False
+        while self.send_queue:
+            following = self.send_queue.pop(0)
+            if isinstance(following, Task):
+                s.make_ready(<Task>following)
+                return 0  # `sending` stays: the turn is handed over
+            if (<Receiver>following).take_turn():
+                return 0
+        self.sending = False
         return 0
 
     # ---- for layers above a stream (ssl), whose calls are several of these ----
