@@ -6,6 +6,7 @@ import array
 import errno
 import fcntl
 import gc
+import mmap
 import os
 import subprocess
 import sys
@@ -672,3 +673,29 @@ def test_a_lease_that_is_in_the_way_is_waited_for(run: Run, path: Path) -> None:
     finally:
         signal.signal(signal.SIGIO, before)
         os.close(holder)
+
+
+def test_o_direct_leaves_the_waiting_for_the_device_to_the_ring(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(bytes(8192))
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_DIRECT))
+    except OSError as error:
+        pytest.skip(f"no O_DIRECT on this file system: {error}")
+
+    def main() -> None:
+        buffer = mmap.mmap(-1, 4096)  # aligned, as O_DIRECT wants it
+        sqes = statistics()["sqes"]
+        with File.open(path, os.O_RDWR | os.O_DIRECT) as file:
+            calls: list[Callable[[], int]] = [
+                lambda: file.readinto_at(buffer, 0), lambda: file.preadv([buffer], 4096),
+                lambda: file.pwrite(buffer, 0), lambda: file.pwritev([buffer], 4096),
+            ]
+            for number, call in enumerate(calls, 1):
+                assert call() == 4096
+                assert statistics()["sqes"] >= sqes + number
+
+    def statistics() -> dict[str, int]:
+        return dict(ferrule.current_runtime().statistics())
+
+    run(main)

@@ -398,7 +398,8 @@ cdef class Handle(Descriptor):
         self.kind = facts.mode & S_IFMT
         self.is_local = facts_are_local(facts)
         self.block_size = facts.block_size
-        self.read_now = self.write_now = True
+        # Past the page cache RWF_NOWAIT waits for the device all the same.
+        self.read_now = self.write_now = self.kind != S_IFREG or not self.flags & O_DIRECT
         return 0
 
     # -- transfers --
