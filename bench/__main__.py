@@ -16,6 +16,7 @@ NAMES = (
     "echo",
     "spawn",
     "queue_hop",
+    "batch",
     "sleepers",
     "files",
     "ticker",

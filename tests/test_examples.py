@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -139,6 +140,19 @@ def test_fetch_many_gets_all_but_the_late_pages(empty: Path) -> None:
         f"96 pages, {size} bytes",
         "too late: [0, 25, 50, 75]",
     ]
+
+
+def test_checksums_reads_many_files_from_one_fiber(empty: Path) -> None:
+    assert run_example("checksums.py", empty) == ["100 files identical"]
+
+
+def test_checksums_prints_those_of_given_files(empty: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("one", "other")]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes(number * 600_000))
+    lines = run_example("checksums.py", empty, *paths)
+    expected = [f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path}" for path in paths]
+    assert sorted(lines) == sorted(expected)
 
 
 def test_copy_files_copies_a_folder_of_its_own(empty: Path) -> None:
