@@ -15,6 +15,7 @@ from .harness import Benchmark, Settings, run_benchmark
 NAMES = (
     "echo",
     "spawn",
+    "group",
     "queue_hop",
     "batch",
     "sleepers",

@@ -587,15 +587,17 @@ def test_what_a_member_spawns_waits_its_turn_and_never_blocks_it(run: Run) -> No
 def test_opener_and_queued_members_take_turns(run: Run) -> None:
     def main() -> None:
         order: list[str] = []
+        queued = Event()
 
         def member() -> None:
             group.spawn(order.append, "queued before")
+            queued.set()
             ferrule.sleep(0.01)
             group.spawn(order.append, "queued after")
 
         with TaskGroup(max_concurrency=1) as group:
             group.spawn(member)
-            ferrule.yield_now()
+            queued.wait()
             group.spawn(order.append, "opener's")
         assert order == ["queued before", "opener's", "queued after"]
 
