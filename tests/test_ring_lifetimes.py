@@ -701,6 +701,38 @@ def test_sqe_and_completion_in_a_cycle_are_collected():
         assert alive() is None
 
 
+def test_thread_with_the_number_of_one_that_ended_is_not_that_one():
+    # Where a ring was registered, its index names another ring in another thread.
+    numbers: dict[int, Ring] = {}
+    found = []
+
+    def work() -> None:
+        old = numbers.get(threading.get_ident())
+        ring = Ring(4)
+        ring.register_ring_fd()
+        if old is None:
+            old = numbers[threading.get_ident()] = ring
+            old.prep_nop()
+            return
+        with pytest.raises(RuntimeError, match="belongs to the thread"):
+            old.submit()
+        old.close()
+        ring.prep_nop("mine")
+        ring.submit_and_wait(1)
+        found.append(ring.copy_cqe().user_data)
+        ring.close()
+
+    until = time.monotonic() + 10
+    while not found and time.monotonic() < until:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        time.sleep(0.01)  # the thread itself ends a little later
+    for ring in numbers.values():
+        ring.close()
+    assert found == ["mine"]
+
+
 def test_ring_of_a_thread_that_ended_can_be_closed_elsewhere():
     made = []
 

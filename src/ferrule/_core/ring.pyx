@@ -224,7 +224,7 @@ cdef class Ring(Registrations):
     cdef ring r
     cdef open_ring fork_node
     cdef uint32_t epoch
-    cdef unsigned long thread
+    cdef ring_thread *thread         # which it belongs to
     cdef bint opened
     cdef bint unusable               # not open yet, being closed, or closed
     cdef bint bound                  # only `thread` may use it
@@ -263,6 +263,9 @@ cdef class Ring(Registrations):
         self.provided = {}
         self.tags = {}
         self.pools = []
+
+    def __dealloc__(self):
+        ring_thread_drop(self.thread)
 
     def __init__(self, entries, *, flags=None, cq_entries=None, sq_thread_cpu=None,
                  sq_thread_idle=None, wq_fd=None):
@@ -313,13 +316,13 @@ cdef class Ring(Registrations):
         cdef uring_params p
         cdef int result
         fill_params(&p, params)
+        self.adopt()
         result = ring_open(&self.r, entries, &p)
         if result < 0:
             if -result == allowed:
                 return -1
             raise setup_error(-result, entries, &p)
         fork_add(&self.fork_node, self.r.fd)
-        self.thread = PyThread_get_thread_ident()
         params.sq_entries = p.sq_entries
         params.cq_entries = p.cq_entries
         params.features = p.features
@@ -344,7 +347,7 @@ cdef class Ring(Registrations):
     cdef inline int check(self) except -1:
         if self.unusable or self.epoch != fork_epoch:
             self.refuse_dead()
-        if self.bound and PyThread_get_thread_ident() != self.thread:
+        if self.bound and ring_this_thread != self.thread:
             self.refuse_thread()
         return 0
 
@@ -356,6 +359,15 @@ cdef class Ring(Registrations):
     # An index means nothing to other threads, or some other ring.
     cdef inline bint by_index(self) noexcept:
         return (self.r.enter_flags & URING_ENTER_REGISTERED_RING) != 0
+
+    # It belongs to the calling thread from now on.
+    cdef int adopt(self) except -1:
+        cdef ring_thread *thread = ring_thread_take()
+        if thread == NULL:
+            raise MemoryError
+        ring_thread_drop(self.thread)
+        self.thread = thread
+        return 0
 
     cdef void bind_thread(self) noexcept:
         self.bound = FE_FREE_THREADED or self.by_index() or (
@@ -1172,9 +1184,10 @@ cdef class Ring(Registrations):
             return
         if self.waiters:
             raise RuntimeError("another thread waits in this ring")
-        if self.bound and PyThread_get_thread_ident() != self.thread:
+        if self.bound and ring_this_thread != self.thread:
             # A dead thread's operations were ended by the kernel; a live one must close its own.
-            if self.thread in sys._current_frames():
+            if not ring_thread_has_ended(self.thread) and (
+                    self.thread.ident in sys._current_frames()):
                 self.refuse_thread()
             self.release()
             return
@@ -1324,7 +1337,7 @@ cdef class Ring(Registrations):
             self.forget_queued()
             self.reap()
             fork_remove(&self.fork_node)
-            if PyThread_get_thread_ident() == self.thread:
+            if ring_this_thread == self.thread:
                 # It would keep the ring open until the thread ends, and its place taken.
                 ring_unregister_own_fd(&self.r)
             ring_close(&self.r)
@@ -1467,5 +1480,5 @@ for made_here in (Operations, FileOperations, SocketOperations, SystemOperations
     fe_forbid_making(<PyTypeObject *>made_here)
 del made_here
 
-if fork_watch() != 0:
-    raise OSError("cannot watch for fork")
+if fork_watch() != 0 or ring_thread_watch() != 0:
+    raise OSError("cannot watch for the ends of threads and for forks")

@@ -294,6 +294,15 @@ cdef extern from "ring_fork.h" nogil:
     int fork_watch()
     uint32_t fork_epoch
 
+cdef extern from "ring_thread.h" nogil:
+    struct ring_thread:
+        unsigned long ident
+    ring_thread *ring_this_thread
+    ring_thread *ring_thread_take()
+    void ring_thread_drop(ring_thread *thread)
+    bint ring_thread_has_ended(const ring_thread *thread)
+    int ring_thread_watch()
+
 cdef extern from *:
     """
     #include <arpa/inet.h>
@@ -402,7 +411,6 @@ cdef extern from *:
     int PyObject_AsFileDescriptor(object) except -1
     int PyErr_ResourceWarning(object source, Py_ssize_t stack_level,
                               const char *format, ...) except -1
-    unsigned long PyThread_get_thread_ident() noexcept nogil
 
     ctypedef uint32_t socklen_t
     ctypedef unsigned short sa_family_t

@@ -166,11 +166,9 @@ cdef class Registrations(TableRegistrations):
     def enable_rings(self):
         """Start a ring made with R_DISABLED; the calling thread becomes its issuer (Linux 5.10)."""
         cdef Ring ring = <Ring>self
-        cdef unsigned long thread = PyThread_get_thread_ident()
-        if FE_FREE_THREADED and not ring.by_index():
-            ring.thread = thread
+        if ring.disabled and not ring.by_index():
+            ring.adopt()
         self.register(URING_REGISTER_ENABLE_RINGS, NULL, 0)
-        ring.thread = thread
         ring.disabled = False
         ring.bind_thread()
 
@@ -181,10 +179,10 @@ cdef class Registrations(TableRegistrations):
         """
         cdef Ring ring = <Ring>self
         ring.check()
+        ring.adopt()
         cdef int result = ring_register_own_fd(&ring.r)
         if result < 0:
             raise register_error(-result, URING_REGISTER_RING_FDS)
-        ring.thread = PyThread_get_thread_ident()
         ring.bind_thread()
 
     def unregister_ring_fd(self):
