@@ -8,8 +8,8 @@ import weakref
 
 import pytest
 
-from ferrule.ring import BufferRingFlags, CancelFlags, CqeFlags, RecvSendFlags, Ring, SqeFlags
-from ring_support import CANCELED, clean_ring, each_setup, finish, results, tcp_pair
+from ferrule.ring import BufferRingFlags, CancelFlags, CqeFlags, Op, RecvSendFlags, Ring, SqeFlags
+from ring_support import CANCELED, cancel_all, clean_ring, each_setup, finish, results, tcp_pair
 
 
 @each_setup
@@ -318,6 +318,58 @@ def test_bundle_spans_buffers_in_the_order_they_were_given(flags):
         client.send(b"ddddeeee")
         cqe = prepare_bundle(ring, server, group)
         assert (cqe.buffer_id, group.take(cqe)) == (1, b"ddddeeee")
+
+
+# In a kernel thread the kernel (6.18) takes the first buffer before there are data, and others may
+# take those behind it meanwhile.
+@pytest.mark.parametrize("flag", [SqeFlags.ASYNC, SqeFlags.IO_LINK, SqeFlags.IO_HARDLINK])
+def test_bundle_refuses_what_would_begin_it_in_a_kernel_thread(flag):
+    def set_first(sqe):
+        sqe.flags |= flag
+        sqe.prep_recv(server, None, ioprio=RecvSendFlags.BUNDLE)
+
+    def set_last(sqe):
+        sqe.prep_recv(server, None, ioprio=RecvSendFlags.BUNDLE).flags |= flag
+
+    def set_between(sqe):
+        sqe.prep_recv(server, None).flags |= flag
+        sqe.ioprio |= RecvSendFlags.BUNDLE
+
+    def set_by_hand(sqe):
+        sqe.flags, sqe.ioprio = flag, RecvSendFlags.BUNDLE
+        sqe.opcode = Op.RECV
+
+    def call(sqe):
+        sqe.prep_recv(server, None, ioprio=RecvSendFlags.BUNDLE)
+        sqe.hardlink() if flag == SqeFlags.IO_HARDLINK else sqe.link()
+
+    with clean_ring() as ring, tcp_pair() as (client, server):
+        group = ring.register_buf_ring(4, 4)
+        sqe = ring.get_sqe()
+        for way in (set_first, set_last, set_between, set_by_hand, call):
+            with pytest.raises(ValueError, match="neither ASYNC nor a link"):
+                way(sqe)
+            sqe.flags = 0
+            sqe.prep_nop()
+        client.send(b"aaaabb")
+        sqe.prep_recv(server, None, ioprio=RecvSendFlags.BUNDLE).buffer_select(group)
+        sqe.drain()
+        assert group.take(finish(ring)[0]) == b"aaaabb"
+
+
+def test_multishot_bundle_may_be_asynchronous():
+    with clean_ring() as ring, tcp_pair() as (client, server):
+        group = ring.register_buf_ring(4, 4)
+        sqe = ring.prep_recv_multishot(server, group, ioprio=RecvSendFlags.BUNDLE)
+        sqe.flags |= SqeFlags.ASYNC
+        ring.submit()
+        other = ring.prep_recv(client, None, user_data="other").buffer_select(group)
+        assert other.opcode == Op.RECV
+        server.send(b"1111")
+        assert [cqe.user_data for cqe in finish(ring)] == ["other"]
+        client.send(b"aaaabbbb")
+        assert group.take(ring.copy_cqe(5)) == b"aaaabbbb"
+        cancel_all(ring)
 
 
 @each_setup
