@@ -492,6 +492,32 @@ def test_large_completions_that_wait_refuse_another_size(wide):
         resize(ring, 8)
 
 
+@pytest.mark.parametrize("wide", [parameter("defer", SetupFlags(0)),
+                                  parameter("cqe32", SetupFlags.CQE32),
+                                  parameter("mixed", SetupFlags.CQE_MIXED)])
+def test_completions_that_are_not_shown_do_not_refuse_another_size(wide):
+    with clean_ring(8, flags=DEFER | wide) as ring, ring.batch_queue(2) as batch:
+        for _ in range(6):
+            ring.prep_nop().flags |= SqeFlags.CQE_SKIP_SUCCESS
+        batch.prep_nop(2)
+        ring.submit()
+        resize(ring, 2, 4)
+        assert ring.statistics().in_flight == 2
+        assert batch.complete(array.array("i", [1] * 2)) == 2
+
+
+def test_end_of_what_is_not_shown_may_close_the_ring_that_gets_another_size():
+    class Closing:
+        def __del__(self):
+            ring.close()
+
+    with clean_ring(8, flags=DEFER) as ring:
+        ring.prep_nop(Closing()).flags |= SqeFlags.CQE_SKIP_SUCCESS
+        ring.submit()
+        with pytest.raises(ValueError, match="closed ring"):
+            ring.resize_rings(16)
+
+
 def test_wrong_sizes_are_refused_and_change_nothing():
     with clean_ring(8, flags=DEFER) as ring:
         for entries in (0, 3, 65536):

@@ -238,6 +238,8 @@ cdef class Registrations(TableRegistrations):
             raise ValueError("only a ring made with DEFER_TASKRUN can be resized")
         if not ring.r.setup_flags & URING_SETUP_NO_MMAP:
             ring.fileno()  # the new queues are mapped through it
+        ring.ready()  # takes those out that nobody else could take
+        ring.check()  # that may have run any code
         if ring.r.sqe_tail != fe_load_acquire(ring.r.sq_khead):
             raise ValueError("the submission queue must be empty: submit() first")
         if ring.r.wide and ring_cq_ready(&ring.r):
