@@ -129,6 +129,7 @@ def test_default_flags_are_the_best_this_kernel_has():
     with Ring(8) as ring:
         if SetupFlags(ring.flags) & SetupFlags.DEFER_TASKRUN:
             assert ring.flags & SetupFlags.SINGLE_ISSUER
+            assert ring.flags & SetupFlags.TASKRUN_FLAG
         assert ring.flags & SetupFlags.CQSIZE
         assert ring.cq.entries == 32
         assert ring.features & Features.SINGLE_MMAP

@@ -5,11 +5,12 @@ import os
 import signal
 import threading
 import time
+from array import array
 
 import pytest
 
 import seccomp
-from ferrule.ring import Features, NotSupported, Ring, SetupFlags, WaitRegion
+from ferrule.ring import Features, NotSupported, Ring, SetupFlags, SqFlags, WaitRegion
 from ring_support import (
     DEFER,
     clean_ring,
@@ -18,8 +19,16 @@ from ring_support import (
     hand_over,
     in_child,
     results,
+    tcp_pair,
     unavailable,
 )
+
+
+def await_taskrun(ring: Ring) -> None:
+    """Until the kernel says that it holds completions back."""
+    deadline = time.monotonic() + 5
+    while not ring.sq.flags & SqFlags.TASKRUN:
+        assert time.monotonic() < deadline
 
 
 def lacks(feature: Features) -> bool:
@@ -32,6 +41,10 @@ needs_min_timeout = pytest.mark.skipif(
 )
 needs_no_iowait = pytest.mark.skipif(
     lacks(Features.NO_IOWAIT), reason="no NO_IOWAIT in this kernel (Linux 6.15)"
+)
+TOLD = DEFER | SetupFlags.TASKRUN_FLAG
+needs_taskrun_flag = pytest.mark.skipif(
+    unavailable(TOLD) is not None, reason=f"{unavailable(TOLD)}"
 )
 needs_sqpoll = pytest.mark.skipif(
     unavailable(SetupFlags.SQPOLL) is not None, reason=f"{unavailable(SetupFlags.SQPOLL)}"
@@ -342,6 +355,58 @@ def test_submit_and_get_events_posts_what_is_held_back(flags):
         assert results(ring.copy_cqes()) == {"r": 1, "n": 0}
     os.close(left)
     os.close(right)
+
+
+@needs_taskrun_flag
+def test_what_is_done_at_once_is_neither_asked_for_nor_waited_for():
+    def work():
+        with clean_ring(flags=TOLD) as ring, ring.batch_queue(2) as batch:
+            seccomp.fail(seccomp.ENTER, errno.ENXIO, {3: 1})  # GETEVENTS
+            ring.prep_nop("x")
+            assert ring.submit_and_wait(1) == 1
+            assert [cqe.user_data for cqe in ring.copy_cqes(1, 1)] == ["x"]
+            assert ring.copy_cqes() == []
+            assert ring.peek_cqe() is None
+            batch.prep_nop(2)
+            assert batch.submit_and_complete(array("i", [1, 1]), wait_nr=2) == 2
+
+    in_child(work)
+
+
+@needs_taskrun_flag
+@pytest.mark.parametrize("queued", [False, True])
+def test_wait_for_what_the_kernel_holds_back_keeps_the_gil(queued):
+    def work():
+        with clean_ring(flags=TOLD) as ring, tcp_pair() as (client, server):
+            ring.prep_recv(server, bytearray(1), user_data="recv")
+            ring.submit()
+            client.send(b"x")
+            await_taskrun(ring)
+            seccomp.fail(seccomp.ENTER, errno.ENXIO, {2: 1})  # a wait for one: without the GIL
+            if queued:
+                ring.prep_timeout(30, user_data="later")
+                assert ring.submit_and_wait(1) == 1
+            assert [cqe.user_data for cqe in ring.copy_cqes(1, 1)] == ["recv"]
+            if queued:
+                ring.prep_timeout_remove("later")
+                ring.submit_and_wait(2)
+                assert len(ring.copy_cqes()) == 2
+
+    in_child(work)
+
+
+# A link starts the next one in the kernel's own time, though it be at once.
+@needs_taskrun_flag
+def test_wait_for_a_chain_that_is_done_at_once_keeps_the_gil():
+    def work():
+        with clean_ring(flags=TOLD) as ring:
+            seccomp.fail(seccomp.ENTER, errno.ENXIO, {2: 2})
+            ring.prep_nop("first").link()
+            ring.prep_nop("second")
+            assert ring.submit_and_wait(2) == 2
+            assert [cqe.user_data for cqe in ring.copy_cqes()] == ["first", "second"]
+
+    in_child(work)
 
 
 @needs_sqpoll

@@ -235,30 +235,31 @@ class NapiTracking(IntEnum):
 class SetupFlags(IntFlag):
     """How a ring works (Ring(flags=...)), and since when.
 
-    IOPOLL             completions are looked for, not waited for: reads and writes with O_DIRECT
-                       on disks that can poll; -EOPNOTSUPP elsewhere, -EINVAL for what cannot be
-                       polled (poll, timeouts, sockets).  A wait uses the CPU
-    SQPOLL             a kernel thread takes submissions; submit() only wakes it if it sleeps
-    SQ_AFF             it stays on sq_thread_cpu
-    CQSIZE             cq_entries is given, at least as many as entries
-    CLAMP              sizes beyond the limits become the limits (32768 and 65536)
-    ATTACH_WQ          share the SQPOLL thread of wq_fd; without SQPOLL it does nothing
-    R_DISABLED         nothing can be submitted before enable_rings()
-    SUBMIT_ALL         a bad SQE does not stop those behind it
-    COOP_TASKRUN       completions are posted at the thread's next system call, no sooner
-    TASKRUN_FLAG       SqFlags.TASKRUN says when some wait for that; needs COOP or DEFER_TASKRUN
-    SQE128, CQE32      entries of 128 and 32 bytes (see CQE.big_cqe)
-    SINGLE_ISSUER      one thread uses the ring, and the kernel holds it to that
-    DEFER_TASKRUN      completions are posted only when that thread enters the kernel for them;
-                       needs SINGLE_ISSUER.  The fastest for sockets
-    NO_MMAP            the queues lie in memory that Ring maps, not the kernel
-    REGISTERED_FD_ONLY no descriptor, only an index of the thread that made the ring (16 for each
-                       thread); needs NO_MMAP
-    NO_SQARRAY         no array of indices between the queues, which nobody needs
-    HYBRID_IOPOLL      sleep for half of the expected time, then poll; needs IOPOLL
-    CQE_MIXED          completions of 16 and of 32 bytes in one queue; excludes CQE32
-    SQE_MIXED          submissions of both sizes; excludes SQE128
-    SQ_REWIND          not supported: submissions always from the first place
+    IOPOLL              completions are looked for, not waited for: reads and writes with O_DIRECT
+                        on disks that can poll; -EOPNOTSUPP elsewhere, -EINVAL for what cannot be
+                        polled (poll, timeouts, sockets).  A wait uses the CPU
+    SQPOLL              a kernel thread takes submissions; submit() only wakes it if it sleeps
+    SQ_AFF              it stays on sq_thread_cpu
+    CQSIZE              cq_entries is given, at least as many as entries
+    CLAMP               sizes beyond the limits become the limits (32768 and 65536)
+    ATTACH_WQ           share the SQPOLL thread of wq_fd; without SQPOLL it does nothing
+    R_DISABLED          nothing can be submitted before enable_rings()
+    SUBMIT_ALL          a bad SQE does not stop those behind it
+    COOP_TASKRUN        completions are posted at the thread's next system call, no sooner
+    TASKRUN_FLAG        SqFlags.TASKRUN says when some wait for that, so that the ring need not
+                        enter the kernel to find out; needs COOP_TASKRUN or DEFER_TASKRUN
+    SQE128, CQE32       entries of 128 and 32 bytes (see CQE.big_cqe)
+    SINGLE_ISSUER       one thread uses the ring, and the kernel holds it to that
+    DEFER_TASKRUN       completions are posted only when that thread enters the kernel for them;
+                        needs SINGLE_ISSUER.  The fastest for sockets
+    NO_MMAP             the queues lie in memory that Ring maps, not the kernel
+    REGISTERED_FD_ONLY  no descriptor, only an index of the thread that made the ring (16 for each
+                        thread); needs NO_MMAP
+    NO_SQARRAY          no array of indices between the queues, which nobody needs
+    HYBRID_IOPOLL       sleep for half of the expected time, then poll; needs IOPOLL
+    CQE_MIXED           completions of 16 and of 32 bytes in one queue; excludes CQE32
+    SQE_MIXED           submissions of both sizes; excludes SQE128
+    SQ_REWIND           not supported: submissions always from the first place
     """
 
     IOPOLL = 1 << 0  # 5.1

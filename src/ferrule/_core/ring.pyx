@@ -207,7 +207,8 @@ cdef class Ring(Registrations):
 
     entries         size of the submission queue, a power of two from 1 to 32768
     flags           SetupFlags, used as they are; None tries the best set this kernel has:
-                    DEFER_TASKRUN with SINGLE_ISSUER, then COOP_TASKRUN, then none
+                    DEFER_TASKRUN with SINGLE_ISSUER, then COOP_TASKRUN, each with
+                    TASKRUN_FLAG, then none
     cq_entries      size of the completion queue, rounded up to a power of two of at most 65536;
                     default with flags=None: 4 x entries, else 2 x entries
     sq_thread_cpu   the CPU of the SQPOLL thread
@@ -728,12 +729,13 @@ cdef class Ring(Registrations):
         cdef WaitArgument argument
         cdef int64_t start
         cdef int taken
-        self.check()
         start = fe_monotonic_ns() if limits.min_wait else 0
         if self.r.setup_flags & URING_SETUP_SQPOLL and not flags:
             submitted = pending  # its thread is awake and takes them
         elif pending or flags:
-            taken = ring_enter(&self.r, pending, 0, flags | URING_ENTER_GETEVENTS, NULL)
+            if self.must_enter():
+                flags |= URING_ENTER_GETEVENTS
+            taken = ring_enter(&self.r, pending, 0, flags, NULL)
             if taken < 0:
                 raise enter_error(taken)
             submitted = taken
@@ -751,6 +753,10 @@ cdef class Ring(Registrations):
             self.check()  # a skipped completion's user_data may have closed it
             if needed == 0 or self.r.wide and self.full():
                 break
+            if not flags & URING_ENTER_GETEVENTS and self.holds_back():
+                flags |= URING_ENTER_GETEVENTS
+                self.fetch()
+                continue
             prepare_wait(&argument, limits)
             taken = self.block(0, needed + self.fillers, URING_ENTER_GETEVENTS, &argument)
             if taken < 0 and taken != -EINTR and taken != -ETIME:
@@ -764,7 +770,7 @@ cdef class Ring(Registrations):
     # How many completions must be in the queue when a wait for `wait_nr` ends; 0: it has.  Of which
     # kind depends on who waits: the ring for those that copy_cqes takes, a BatchQueue for its own,
     # and None for all of them.
-    cdef uint32_t needed(self, uint32_t wait_nr, object waiter) except? 0:
+    cdef uint32_t needed(self, uint32_t wait_nr, object waiter) except? NO_SLOT:
         cdef uint32_t found
         if isinstance(waiter, BatchQueue):
             return (<BatchQueue>waiter).needed(self, wait_nr)
@@ -895,17 +901,18 @@ cdef class Ring(Registrations):
             self.lose(&taken)
         return 0
 
-    # Whether the kernel holds completions back until it is entered.
+    # Whether the kernel says that it holds completions back until it is entered.
+    cdef inline bint holds_back(self) noexcept:
+        return (ring_sq_flags(&self.r) & (URING_SQ_CQ_OVERFLOW | URING_SQ_TASKRUN)) != 0
+
+    # Whether it may do so: without TASKRUN_FLAG it does not say.
     cdef inline bint must_enter(self) noexcept:
-        cdef uint32_t word
         if self.unusable:
             return False  # what ready() ended has closed it
-        word = ring_sq_flags(&self.r)
-        if word & URING_SQ_CQ_OVERFLOW:
+        if self.holds_back() or self.r.setup_flags & URING_SETUP_IOPOLL:
             return True
-        if self.r.setup_flags & URING_SETUP_TASKRUN_FLAG:
-            return (word & URING_SQ_TASKRUN) != 0
-        return (self.r.setup_flags & (URING_SETUP_DEFER_TASKRUN | URING_SETUP_IOPOLL)) != 0
+        return self.r.setup_flags & (URING_SETUP_DEFER_TASKRUN | URING_SETUP_TASKRUN_FLAG) == (
+            URING_SETUP_DEFER_TASKRUN)
 
     cdef int fetch(self) except -1:
         cdef int result = ring_enter(&self.r, 0, 0, URING_ENTER_GETEVENTS, NULL)
@@ -1040,6 +1047,7 @@ cdef class Ring(Registrations):
         self.drain(out, limit)
         if not out and wait_nr and limit:
             limits = until(self.deadline(timeout))
+            self.check()  # the conversion of `timeout` may have closed it
             self.wait(0, wait_nr, 0, &limits, self)
             self.drain(out, limit)
         return out
@@ -1057,6 +1065,7 @@ cdef class Ring(Registrations):
 
     cdef int await_one(self, object timeout) except -1:
         cdef WaitLimits limits = until(self.deadline(timeout))
+        self.check()  # the conversion of `timeout` may have closed it
         self.wait(0, 1, 0, &limits, self)
         if timeout is not None and self.ready() == 0:
             raise TimeoutError(errno.ETIME, f"no completion within {timeout} s")

@@ -530,7 +530,7 @@ cdef class BatchQueue:
 
     # How many completions the kernel must have posted when a wait for `wait_nr` of ours is over;
     # 0 when it is.
-    cdef uint32_t needed(self, Ring ring, uint32_t wait_nr) except? 0:
+    cdef uint32_t needed(self, Ring ring, uint32_t wait_nr) except? NO_SLOT:
         cdef uint32_t others
         wait_nr = min(wait_nr, self.b.in_flight + self.b.stored)
         if not ring.r.wide and (
