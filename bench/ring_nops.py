@@ -25,7 +25,8 @@ PEERS = Peers()
 BATCHES = (1, 16, 256)
 TURN = 2048  # NOPs between two looks at the clock
 SECONDS = 0.4
-FLAGS = 0x13080  # SINGLE_ISSUER, DEFER_TASKRUN, SUBMIT_ALL, NO_SQARRAY; the same for every peer
+# SINGLE_ISSUER, DEFER_TASKRUN, TASKRUN_FLAG, SUBMIT_ALL, NO_SQARRAY; the same for every peer.
+FLAGS = 0x13280
 LIBURING, C = "Python liburing", "C"
 FAST = "Ferrule fast"
 HEADERS = ("ring.h", "uring_abi.h")

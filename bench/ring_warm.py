@@ -34,6 +34,7 @@ BATCH = 64
 TURN = 16 * BATCH  # reads between two looks at the clock
 SECONDS = 0.6
 FAST, LOOP = "Ferrule fast", "os.preadv loop"
+REGISTERED = f"{FAST}, registered file and memory"
 POOL, POOL_OF_CHUNKS = "thread pool, a task per read", "thread pool, a task per processor"
 
 
@@ -84,34 +85,41 @@ class Reads:
         return {"value": taken["value"] / 1e3, "cpu_us": taken["cpu_us"]}
 
 
-def ferrule_batches(options: dict[str, Any], registered: bool) -> Sample:
+def ferrule_batches(ring: Any, reads: Reads, prepare: Callable[[Any, Any], None]) -> Sample:
+    """Measure the fast level, where `prepare(queue, offsets)` queues the reads of a batch."""
+    results, full = array("i", [0]) * BATCH, array("i", [BLOCK]) * BATCH
+    queue = ring.batch_queue(BATCH, reads.memory)
+
+    def read_batch(offsets: Sequence[int]) -> None:
+        prepare(queue, offsets)
+        taken = queue.submit_and_complete(results, wait_nr=BATCH)
+        if taken != BATCH or results != full:
+            raise AssertionError("a read is short or missing")
+
+    return reads.measure(read_batch)
+
+
+@PEERS.add(REGISTERED)
+def ferrule_registered_reads(options: dict[str, Any]) -> Sample:
     from ferrule.ring import Ring, SqeFlags
 
     reads = Reads(options, lambda offsets: offsets)
-    file, flags = (0, SqeFlags.FIXED_FILE) if registered else (reads.file, SqeFlags(0))
-    results, full = array("i", [0]) * BATCH, array("i", [BLOCK]) * BATCH
+    fixed = SqeFlags.FIXED_FILE
     with Ring(BATCH) as ring:
-        if registered:
-            ring.register_files([reads.file])
-        queue = ring.batch_queue(BATCH, reads.memory)
-
-        def read_batch(offsets: Sequence[int]) -> None:
-            queue.prep_read(file, 0, BLOCK, offsets, flags=flags)  # one block behind the other
-            taken = queue.submit_and_complete(results, wait_nr=BATCH)
-            if taken != BATCH or results != full:
-                raise AssertionError("a read is short or missing")
-
-        return reads.measure(read_batch)
+        ring.register_files([reads.file])
+        ring.register_buffers([reads.memory])
+        return ferrule_batches(ring, reads, lambda queue, offsets: queue.prep_read_fixed(
+            0, 0, BLOCK, offsets, 0, flags=fixed))  # one block behind the other
 
 
 @PEERS.add(FAST)
 def ferrule_fast_reads(options: dict[str, Any]) -> Sample:
-    return ferrule_batches(options, registered=False)
+    from ferrule.ring import Ring
 
-
-@PEERS.add(f"{FAST}, registered file")
-def ferrule_registered_reads(options: dict[str, Any]) -> Sample:
-    return ferrule_batches(options, registered=True)
+    reads = Reads(options, lambda offsets: offsets)
+    with Ring(BATCH) as ring:
+        return ferrule_batches(ring, reads, lambda queue, offsets: queue.prep_read(
+            reads.file, 0, BLOCK, offsets))
 
 
 @PEERS.add("Ferrule")
@@ -203,7 +211,7 @@ BENCHMARK = Benchmark(
     measure=measure,
     prepare=prepare,
     targets=[
-        Target(case_of(mib), peer, at_least=factor, subject=FAST)
+        Target(case_of(mib), peer, at_least=factor, subject=REGISTERED)
         for mib in SIZES_MIB
         for peer, factor in ((LOOP, 1.2), (POOL_OF_CHUNKS, 3), (POOL, 3))
     ],
