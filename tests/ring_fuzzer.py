@@ -282,7 +282,7 @@ class Fuzzer:
             if model.ring is not None:
                 with pytest.raises(ValueError, match="closed ring"):
                     model.ring.prep_nop()
-        elif act == "nop":
+        elif act == "nop" and not model.submits:
             self.put(model, ops.Nop(model))
         elif act == "submit":
             model.submit()
@@ -784,7 +784,7 @@ class Fuzzer:
             model.close()
 
     def drop(self, model: RingModel) -> None:
-        if not self.may_end(model):
+        if model.held or not self.may_end(model):
             return
         if any(isinstance(op, ops.Message) and op.to is model for op in model.outstanding):
             return  # it could reach the next ring of this number

@@ -144,6 +144,11 @@ class Batch:
             self.model.forget(self.items.pop(item.number))
 
     def close(self) -> None:
+        if self.model.sqpoll:
+            self.model.submit()  # as close() would
+            if self.model.closed:
+                return
+        self.model.submits = self.model.sqpoll
         try:
             with self.model.delivering():
                 self.made.close(0.02 if self.model.drains else 5.0)
@@ -154,6 +159,8 @@ class Batch:
             for item in self.items.values():
                 item.exposed = True
             return
+        finally:
+            self.model.submits = False
         self.withdraw()
         for item in self.items.values():
             self.model.forget(item)
@@ -205,6 +212,8 @@ class RingModel:
         self.taking = 0  # calls that may deliver completions, one inside the other
         self.may_drain = self.may_send_zero_copy = False
         self.drains = False  # it may hold back what was submitted
+        self.submits = False  # in the present call, whatever is queued
+        self.held = False  # by a message that was leaked
         self.closed = self.leaks = False
 
     def __str__(self) -> str:
@@ -592,6 +601,8 @@ class RingModel:
         possible = [op for op in self.outstanding if op not in queued]
         assert len(certain) <= leaked <= len(possible), f"leaked {leaked}: {self.describe()}"
         for op in list(self.outstanding):
+            if isinstance(op, Message) and op not in queued:
+                op.to.held = True
             if op in late:
                 self.world.haunt(op)
             elif op in queued:
