@@ -38,7 +38,7 @@ from ferrule.runtime import BackendUnavailable, Runtime, current_runtime, run
 from ferrule.tasks import TaskGroup, fail_after, move_on_after, shield
 
 if TYPE_CHECKING:
-    from ferrule import fs, ring, socket, ssl
+    from ferrule import fs, inspect, ring, socket, ssl
     from ferrule._core.batch import Batch
     from ferrule._core.local import local
     from ferrule._core.raw_file import open
@@ -75,14 +75,14 @@ __all__ = [
     "LifoQueue", "Listener", "Lock", "PriorityQueue", "Queue", "QueueShutDown", "RLock", "RWLock",
     "Runtime", "Semaphore", "Task", "TaskGroup", "as_completed", "blocking", "cancel_requested",
     "checkpoint", "connect_tcp", "connect_unix", "current_runtime", "current_task", "fail_after",
-    "fs", "listen_tcp", "listen_unix", "local", "map", "move_on_after", "no_switch", "now", "open",
-    "ring", "run", "select", "serve", "serve_tcp", "shield", "sleep", "sleep_until", "socket",
-    "spawn", "spawn_or_run", "ssl", "udp_socket", "wait", "wait_readable", "wait_writable",
-    "yield_now",
+    "fs", "inspect", "listen_tcp", "listen_unix", "local", "map", "move_on_after", "no_switch",
+    "now", "open", "ring", "run", "select", "serve", "serve_tcp", "shield", "sleep", "sleep_until",
+    "socket", "spawn", "spawn_or_run", "ssl", "udp_socket", "wait", "wait_readable",
+    "wait_writable", "yield_now",
 ]
 
 # What costs time to import and not every program needs: modules, and the module of each name.
-_MODULES = ("fs", "ring", "socket", "ssl")
+_MODULES = ("fs", "inspect", "ring", "socket", "ssl")
 _HOMES = {
     "Batch": "ferrule._core.batch",
     "blocking": "ferrule.workers",
