@@ -701,9 +701,8 @@ def test_a_call_switches_where_the_table_says_so(
 # ---- what is missing ----
 
 def resolved(name: str) -> Any:
-    """The function of a name in the table; None for what `open` returns."""
-    if "(" in name:
-        return None
+    """The function of a name in the table; of a method of what a call returns, that call."""
+    name = name.partition("(")[0]
     first_part, _, rest = name.partition(".")
     module = MODULES.get(f"{first_part}.") if rest else None
     found: Any = module if module is not None else getattr(ferrule, first_part)
