@@ -80,7 +80,7 @@ $(SANITIZED)/c/%.thread: tests/c/%.c $(C_PARTS) Makefile $(VENV)/.deps
 
 # Its coroutines would confuse the other two.
 $(SANITIZED)/c/%.explored: tests/c/%.c $(C_PARTS) $(EXPLORING) Makefile $(VENV)/.deps
-	$(COMPILE_C) -fsanitize=undefined
+	$(COMPILE_C) -fsanitize=undefined -O2
 
 $(SANITIZED)/c/%.so: tests/c/%.c $(C_PARTS) Makefile $(VENV)/.deps
 	$(COMPILE_C) -fsanitize=address,undefined $(EXTRA_CHECKS) -shared -fPIC

@@ -136,8 +136,9 @@ static void free_at_one(void) {
 static void touch(void) { ATOMIC_LOAD(&counter, RELAXED); }
 
 static void a_step_on_memory_that_is_gone_is_found(void) {
-    explore_finds(&(struct exploration){
-        .start = start, .bodies = {touch, free_at_one}, .finish = look_at_nothing}, "memory that is gone");
+    struct exploration given = {
+        .start = start, .bodies = {touch, free_at_one}, .finish = look_at_nothing};
+    explore_finds(&given, "memory that is gone");
 }
 
 int main(void) {

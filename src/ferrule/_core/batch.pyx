@@ -470,7 +470,8 @@ cdef class Flight(Waitable):
                 f"{', '.join(described)}{more}")
 
     cdef dict wait_facts(self, Task task):
-        return {"kind": "batch"}
+        return {"kind": "batch", "wanted": self.wanted - self.landed,
+                "in_flight": len(self.pending)}
 
 
 cdef str describe(Completion c):

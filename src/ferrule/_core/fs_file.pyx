@@ -282,7 +282,7 @@ cdef class File(Handle):
         finally:
             PyBuffer_Release(&view)
             if turns is not None:
-                turns.give(1)
+                turns.give()
         self.done(n)
         return n
 

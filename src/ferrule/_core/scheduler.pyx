@@ -97,9 +97,12 @@ cdef extern from "steal_queue.h":
     void steal_queue_close(steal_queue *q) noexcept nogil
 
 cdef extern from "idle_set.h":
+    enum:
+        IDLE_ALL_AWAKE
     void idle_begin_search(idle_set *s) noexcept nogil
-    bint idle_end_search(idle_set *s, bint found) noexcept nogil
+    bint idle_end_search(idle_set *s) noexcept nogil
     void idle_sleep(idle_set *s, int index) noexcept nogil
+    void idle_search_again(idle_set *s, int index) noexcept nogil
     bint idle_awake(idle_set *s, int index) noexcept nogil
     int idle_claim(idle_set *s) noexcept nogil
 
@@ -499,8 +502,8 @@ cdef class Room(Waitable):
 
     cdef dict wait_facts(self, Task task):
         cdef CancelScope group = task.joining
-        started = [member for member in group.members if (<Task>member).state != NEW]
-        return {"kind": "group", "any_of": started}
+        holders = [member for member in group.members if (<Task>member).state != NEW]
+        return {"kind": "group", "holders": holders}
 
 
 cdef Room room = Room()
@@ -1112,7 +1115,6 @@ cdef Task new_stand_in():
     cdef Task task = Task.__new__(Task)
     task.thread_lock = threading.Lock()
     task.thread_lock.acquire()
-    task.id = threading.get_ident()
     task.given_name = f"thread {threading.current_thread().name!r}"
     return task
 
@@ -1488,6 +1490,7 @@ cdef class Scheduler:
 
     cdef int tick(self, bint may_block) except -1:
         cdef int64_t timeout = -1
+        cdef bint asleep = False  # announced so
         self.ticks += 1
         if self.ticks % TICKS_PER_LOOK == 1:
             self.clock = monotonic_ns()
@@ -1500,16 +1503,18 @@ cdef class Scheduler:
                 or self.backend.completed != NULL):
             may_block = False
         elif may_block and self.crew.size > 1:
-            may_block = self._may_sleep()
-        if may_block and not self.backend.in_flight and not self.crew.external_waits:
-            if self._is_deadlocked():
-                self._report_deadlock()
-                may_block = False
-            elif self.ready_head is not None:
-                may_block = False  # looking ran Python code, which may have waked somebody
-        self._poll(timeout, may_block)
-        if may_block and self.crew.size > 1:
-            self._be_awake()
+            may_block = asleep = self._may_sleep()
+        try:
+            if may_block and not self.backend.in_flight and not self.crew.external_waits:
+                if self._is_deadlocked():
+                    self._report_deadlock()
+                    may_block = False
+                elif self.ready_head is not None:
+                    may_block = False  # looking ran Python code, which may have waked somebody
+            self._poll(timeout, may_block)
+        finally:
+            if asleep:
+                self._be_awake()
         self.quiet = False
         self._take_completed()
         if may_block:
@@ -1672,7 +1677,7 @@ cdef class Scheduler:
 
     cdef int _lift_shields(self) except -1:
         cdef CancelScope scope
-        for scope in all_scopes(self.crew):
+        for scope in subtree(self.crew.root):
             scope.shielded = False
             scope.refresh()
         return 0
@@ -1683,7 +1688,7 @@ cdef class Scheduler:
 
     def tasks(self):
         """Every task of the runtime that has not ended, in the order of their making."""
-        found = [scope for scope in all_scopes(self.crew) if isinstance(scope, Task)]
+        found = [scope for scope in subtree(self.crew.root) if isinstance(scope, Task)]
         return sorted(found, key=operator.attrgetter("id"))
 
     # ---- tasks ----
@@ -1755,21 +1760,27 @@ cdef class Scheduler:
         cdef Crew crew = self.crew
         idle_begin_search(&crew.idle)
         if self._find_work():
-            if idle_end_search(&crew.idle, True):
-                crew.task_waits()
+            self._end_search()
             return False
         idle_sleep(&crew.idle, self.index)
         # Looked at again after the announcement: who made work before it took us for awake.
         if crew.has_work() or self.inbox_filled or crew.stopping:
-            self._be_awake()
+            idle_search_again(&crew.idle, self.index)
+            self._find_work()
+            self._end_search()
             return False
         return True
 
     cdef int _be_awake(self) except -1:
         """No longer announced as asleep; one that was claimed is a searcher, and searches."""
         if idle_awake(&self.crew.idle, self.index):
-            if idle_end_search(&self.crew.idle, self._find_work()):
-                self.crew.task_waits()
+            self._find_work()
+            self._end_search()
+        return 0
+
+    cdef int _end_search(self) except -1:
+        if idle_end_search(&self.crew.idle) and self.crew.has_work():
+            self.crew.task_waits()
         return 0
 
     cdef bint _find_work(self) except -1:
@@ -1988,10 +1999,7 @@ cdef object frame_of(Task task):
     running = <object><PyObject *>current
     Py_DECREF(running)
     if running is not task.fiber.greenlet:
-        frame = task.fiber.greenlet.gr_frame
-        if frame is None and task.scheduler.current is task:
-            frame = sys._current_frames().get(task.scheduler.thread_id)
-        return frame
+        return task.fiber.greenlet.gr_frame
     innermost = PyEval_GetFrame()
     return <object><PyObject *>innermost if innermost != NULL else None
 
@@ -2007,12 +2015,12 @@ cdef str place_of(object frame):
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
-cdef list find_cycle(dict awaited):
+cdef list find_cycle(list tasks):
     cdef Task task
     cdef dict places = {}  # of the tasks on the way from the first to this one
     cdef list way = [], choices
     cdef set seen = set()
-    for task in awaited:
+    for task in tasks:
         choices = [iter((task,))]
         while choices:
             task = next(choices[-1], None)
@@ -2026,7 +2034,7 @@ cdef list find_cycle(dict awaited):
                 seen.add(task)
                 places[task] = len(way)
                 way.append(task)
-                choices.append(iter(awaited.get(task, ())))
+                choices.append(iter(awaited_by(task)))
     return []
 
 
@@ -2039,16 +2047,13 @@ cdef list oldest_first(list cycle):
 cdef object awaited_by(Task task):
     if task.state != PARKED or task.waiting_on is None:
         return ()
-    # Where all are stuck a wait for any of several has no better way out than one for all.
-    facts = task.waiting_on.wait_facts(task)
-    return [other for other in [*facts.get("holders", ()), *facts.get("any_of", ())]
+    return [other for other in task.waiting_on.wait_facts(task).get("holders", ())
             if other is not None]
 
 
 def deadlock_error(list tasks):
     """The `DeadlockError` of these tasks: all there are, and they wait."""
-    cdef list cycle = find_cycle({task: awaited_by(task) for task in tasks})
-    cycle = [waiting_task(task) for task in cycle]
+    cdef list cycle = [waiting_task(task) for task in find_cycle(tasks)]
     waiting = [waiting_task(task) for task in tasks if describe(task)]
     lines = ["every fiber waits and nothing can wake one:"]
     for one in waiting:
@@ -2074,19 +2079,15 @@ cdef int report_unraisable(exc, source) except -1:
     return 0
 
 
-cdef list all_scopes(Crew crew):
-    """Every scope, outer ones first, tasks among them."""
+cdef list subtree(CancelScope top):
+    """`top` and every scope inside it, outer ones first."""
     cdef CancelScope scope
-    cdef list found = [crew.root]
-    mutex_lock(&crew.guard)
-    try:
-        for scope in found:  # grows meanwhile
-            if scope.inner is not None:
-                found.append(scope.inner)
-            if scope.members:
-                found.extend(scope.members)
-    finally:
-        mutex_unlock(&crew.guard)
+    cdef list found = [top]
+    for scope in found:  # grows meanwhile
+        if scope.inner is not None:
+            found.append(scope.inner)
+        if scope.members:
+            found.extend(scope.members)
     return found
 
 
@@ -2100,12 +2101,6 @@ cdef bint is_unobserved(Task task):
 # Every scheduler that is open, so that a forked child can drop all of them: it has neither the
 # threads nor the ring memory of its parent.
 cdef list open_schedulers = []
-
-
-def open_runtimes():
-    """The runtimes of this process that run now."""
-    cdef Scheduler s
-    return list({id(s.crew): s.runtime for s in open_schedulers}.values())
 
 
 def _after_fork_in_child():

@@ -89,7 +89,8 @@ cdef class Crew:
         cdef int index = idle_claim(&self.idle)
         if index >= 0:
             (<Scheduler>self.schedulers[index]).rouse()
-        elif len(self.schedulers) < self.size and not self.size_reached:
+        elif (index == IDLE_ALL_AWAKE and len(self.schedulers) < self.size
+                and not self.size_reached):
             self._add_thread()
         return 0
 

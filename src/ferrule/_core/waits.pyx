@@ -147,6 +147,4 @@ cdef class Completions(Watch):
         return f"the end of {self.wanted} of {len(self.watched)} tasks"
 
     cdef dict wait_facts(self, Task task):
-        tasks = [one for one in self.watched if isinstance(one, Task)]
-        cdef bint every = self.wanted >= len(self.watched) and not self.until_failure
-        return {"kind": "task", "holders" if every else "any_of": tasks}
+        return {"kind": "task", "holders": [one for one in self.watched if isinstance(one, Task)]}
