@@ -18,6 +18,7 @@ import pytest
 import ferrule
 import ferrule.runtime
 from ferrule._core import ring as ring_core
+from sync_support import STANDARD, World
 
 BACKENDS = ("uring",)
 SETTLE_SECONDS = 3.0
@@ -41,10 +42,7 @@ def unavailable() -> dict[str, str | None]:
     return {backend: why_not(backend) for backend in BACKENDS}
 
 
-@pytest.fixture(params=BACKENDS)
-def run(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> Callable[..., Any]:
-    """`ferrule.run` on one of the engines."""
-    backend = request.param
+def runner(backend: str, unavailable: dict[str, str | None]) -> Callable[..., Any]:
     if unavailable[backend]:
         pytest.skip(f"cannot here: {unavailable[backend]}")
 
@@ -52,6 +50,20 @@ def run(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> C
         return ferrule.run(main, *args, backend=backend, **options)
 
     return run
+
+
+@pytest.fixture(params=BACKENDS)
+def run(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> Callable[..., Any]:
+    """`ferrule.run` on one of the engines."""
+    return runner(request.param, unavailable)
+
+
+@pytest.fixture(params=["standard", "threads", *BACKENDS])
+def world(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> World:
+    """The standard library's classes in threads, Ferrule's in threads, and Ferrule's in fibers."""
+    if request.param in BACKENDS:
+        return World(ferrule, runner(request.param, unavailable))
+    return World(STANDARD if request.param == "standard" else ferrule, None)
 
 
 @pytest.fixture

@@ -117,6 +117,20 @@ def test_a_circle_goes_through_locks_joins_and_groups(run: Run) -> None:
     assert "in a circle: owner -> joiner -> locker -> owner" in str(info.value)
 
 
+def test_a_circle_goes_through_a_wait_for_any_of_several(run: Run) -> None:
+    def main() -> None:
+        def wait_for_one() -> None:
+            ferrule.select([second, dawdler])
+
+        dawdler = ferrule.spawn(Event().wait, name="dawdler")
+        first = ferrule.spawn(wait_for_one, name="first")
+        second = ferrule.spawn(first.join, name="second")
+        second.join()
+
+    with pytest.raises(DeadlockError, match="in a circle: first -> second -> first"):
+        run(main)
+
+
 def test_a_deadlock_without_a_circle_has_none(run: Run) -> None:
     def main() -> None:
         ferrule.spawn(Event().wait, name="dawdler").join()

@@ -194,7 +194,12 @@ def test_wrong_types_are_refused_like_the_standard_library_does(run: Run) -> Non
 
 
 @pytest.mark.parametrize(
-    "kind", [ferrule.Task, CancelScope, Event, Lock, Queue, ferrule.no_switch]
+    "kind",
+    [
+        ferrule.Task, CancelScope, ferrule.no_switch, Event, Lock, ferrule.RLock, ferrule.Condition,
+        ferrule.Semaphore, ferrule.BoundedSemaphore, ferrule.Barrier, ferrule.RWLock, Queue,
+        ferrule.LifoQueue, ferrule.PriorityQueue,
+    ],
 )
 def test_an_object_that_was_never_initialised_does_not_crash(run: Run, kind: type) -> None:
     def touch(blank: Any, name: str) -> None:
@@ -215,7 +220,14 @@ def test_an_object_that_was_never_initialised_does_not_crash(run: Run, kind: typ
     run(main)
 
 
-@pytest.mark.parametrize("make", [Event, Lock, Queue, CancelScope])
+@pytest.mark.parametrize(
+    "make",
+    [
+        CancelScope, Event, Lock, ferrule.RLock, ferrule.Condition, ferrule.Semaphore,
+        ferrule.RWLock, ferrule.RWLock().read_lock, Queue, ferrule.PriorityQueue,
+        lambda: ferrule.Barrier(1),
+    ],
+)
 def test_what_waits_cannot_be_copied_or_pickled(make: Callable[[], Any]) -> None:
     with pytest.raises(TypeError):
         pickle.dumps(make())

@@ -6,6 +6,7 @@ plain blocking-looking calls of this package park only their fiber.
 
 from typing import TYPE_CHECKING
 
+from ferrule._core.queues import LifoQueue, PriorityQueue, Queue, QueueShutDown
 from ferrule._core.scheduler import (
     Cancelled,
     CancelScope,
@@ -21,13 +22,23 @@ from ferrule._core.scheduler import (
     spawn_or_run,
     yield_now,
 )
-from ferrule._core.sync import Event, Lock, Queue, QueueShutDown
+from ferrule._core.sync import (
+    Barrier,
+    BoundedSemaphore,
+    BrokenBarrierError,
+    Condition,
+    Event,
+    Lock,
+    RLock,
+    RWLock,
+    Semaphore,
+)
 from ferrule.clocks import Clock, now, sleep_until
 from ferrule.runtime import BackendUnavailable, Runtime, current_runtime, run
 from ferrule.tasks import TaskGroup, fail_after, move_on_after, shield
 
 if TYPE_CHECKING:
-    from ferrule import fs, ring, socket, ssl
+    from ferrule import fs, inspect, ring, socket, ssl
     from ferrule._core.batch import Batch
     from ferrule._core.local import local
     from ferrule._core.raw_file import open
@@ -58,18 +69,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ALL_COMPLETED", "BackendUnavailable", "Batch", "CancelScope", "Cancelled", "Clock",
-    "ConcurrencyUnavailable", "DeadlockError", "Event", "Executor", "FIRST_COMPLETED",
-    "FIRST_EXCEPTION", "Listener", "Lock", "Queue", "QueueShutDown", "Runtime", "Task", "TaskGroup",
-    "as_completed", "blocking", "cancel_requested", "checkpoint", "connect_tcp", "connect_unix",
-    "current_runtime", "current_task", "fail_after", "fs", "listen_tcp", "listen_unix", "local",
-    "map", "move_on_after", "no_switch", "now", "open", "ring", "run", "select", "serve",
-    "serve_tcp", "shield", "sleep", "sleep_until", "socket", "spawn", "spawn_or_run", "ssl",
-    "udp_socket", "wait", "wait_readable", "wait_writable", "yield_now",
+    "ALL_COMPLETED", "BackendUnavailable", "Barrier", "Batch", "BoundedSemaphore",
+    "BrokenBarrierError", "CancelScope", "Cancelled", "Clock", "ConcurrencyUnavailable",
+    "Condition", "DeadlockError", "Event", "Executor", "FIRST_COMPLETED", "FIRST_EXCEPTION",
+    "LifoQueue", "Listener", "Lock", "PriorityQueue", "Queue", "QueueShutDown", "RLock", "RWLock",
+    "Runtime", "Semaphore", "Task", "TaskGroup", "as_completed", "blocking", "cancel_requested",
+    "checkpoint", "connect_tcp", "connect_unix", "current_runtime", "current_task", "fail_after",
+    "fs", "inspect", "listen_tcp", "listen_unix", "local", "map", "move_on_after", "no_switch",
+    "now", "open", "ring", "run", "select", "serve", "serve_tcp", "shield", "sleep", "sleep_until",
+    "socket", "spawn", "spawn_or_run", "ssl", "udp_socket", "wait", "wait_readable",
+    "wait_writable", "yield_now",
 ]
 
 # What costs time to import and not every program needs: modules, and the module of each name.
-_MODULES = ("fs", "ring", "socket", "ssl")
+_MODULES = ("fs", "inspect", "ring", "socket", "ssl")
 _HOMES = {
     "Batch": "ferrule._core.batch",
     "blocking": "ferrule.workers",

@@ -11,13 +11,14 @@ import socket as _std
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ferrule._core.queues import Empty, Queue
 from ferrule._core.scheduler import (
     CancelScope,
     ConcurrencyUnavailable,
     sleep,
 )
 from ferrule._core.sockets import in_fiber, report_unraisable, wait_ready
-from ferrule._core.sync import Empty, Event, Queue
+from ferrule._core.sync import Event
 from ferrule.clocks import now
 from ferrule.resolver import AddressInfo, getaddrinfo, is_numeric, worst_error
 from ferrule.socket import Address, socket

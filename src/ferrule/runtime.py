@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import math
 import os
 import signal
@@ -147,7 +148,7 @@ class Runtime:
 
     def run(self, main: Callable[[*Ts], T], /, *args: *Ts) -> T:
         """Run ``main(*args)`` as the first fiber; return its result.  See `ferrule.run`."""
-        with _Interrupts(self._scheduler):
+        with _Interrupts(self._scheduler), _observers(self):
             try:
                 return self._scheduler.run(main, args)
             except _scheduler.EngineUnavailable as exc:
@@ -209,6 +210,14 @@ class Runtime:
         tb: TracebackType | None,
     ) -> None:
         return None
+
+
+def _observers(runtime: Runtime) -> contextlib.AbstractContextManager[object]:
+    if not (os.environ.get("FERRULE_WATCHDOG") or os.environ.get("FERRULE_DUMP")):
+        return contextlib.nullcontext()
+    from ferrule.watchdog import from_environment
+
+    return from_environment(runtime)
 
 
 def _new_crew(backend: str, threads: int, max_fibers: int | None) -> _scheduler.Crew:

@@ -470,8 +470,7 @@ cdef class Flight(Waitable):
                 f"{', '.join(described)}{more}")
 
     cdef dict wait_facts(self, Task task):
-        return {"kind": "batch", "wanted": self.wanted - self.landed,
-                "in_flight": len(self.pending)}
+        return {"kind": "batch"}
 
 
 cdef str describe(Completion c):

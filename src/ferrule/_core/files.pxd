@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ferrule._core.operation cimport op
 from ferrule._core.scheduler cimport Descriptor, Scheduler, Slot
-from ferrule._core.sync cimport WaitList
+from ferrule._core.sync cimport Semaphore
 
 
 cdef extern from "<errno.h>" nogil:
@@ -48,10 +48,8 @@ cdef enum:
 
 
 @cython.final
-cdef class BulkTurns(WaitList):
-    cdef int free
-    cdef int take(self, Scheduler s) except -1
-    cdef int give(self) except -1
+cdef class BulkTurns(Semaphore):
+    pass
 
 
 cdef class Handle(Descriptor):

@@ -34,7 +34,7 @@ from ferrule._core.scheduler cimport (
     Descriptor, Scheduler, Slot, Task, Waitable, current_scheduler, raise_error,
     scheduler_or_none,
 )
-from ferrule._core.sync cimport GRANTED, WaitList, grant
+from ferrule._core.sync cimport Semaphore
 
 import os
 
@@ -302,30 +302,14 @@ cdef int start_for(Scheduler s, Task me, op *o) except -1:
 
 # ---- large transfers ----
 
-cdef class BulkTurns(WaitList):
+cdef class BulkTurns(Semaphore):
     """Which fibers may move much data at once: about as many as there are processors.
 
     Each to its end before the next begins.  All at once they would share the disk as well, but
     fault in all their memory first, finish together, and crowd out the loop with their threads.
     """
     def __cinit__(self):
-        self.free = max(2, min(8, len(os.sched_getaffinity(0))))
-
-    cdef int take(self, Scheduler s) except -1:
-        cdef Task me = s.about_to_wait()
-        if self.free:
-            self.free -= 1
-        else:
-            self.park(me, 0)
-        return 0
-
-    cdef int give(self) except -1:
-        cdef Task task = self.pop()
-        if task is None:
-            self.free += 1
-        else:
-            grant(task, GRANTED)
-        return 0
+        self.value = max(2, min(8, len(os.sched_getaffinity(0))))
 
     cdef str describe_wait(self, Task task):
         return "its turn to move a large part of a file"
@@ -415,7 +399,7 @@ cdef class Handle(Descriptor):
         self.check_open()
         if s.bulk_turns is None:
             s.bulk_turns = BulkTurns()
-        (<BulkTurns>s.bulk_turns).take(s)
+        (<BulkTurns>s.bulk_turns).wait_for_permit(0)
         return <BulkTurns>s.bulk_turns
 
     cdef bint _must_not_wait(self, Scheduler s):
@@ -523,7 +507,7 @@ cdef class Handle(Descriptor):
         finally:
             Py_XDECREF(data)
             if turns is not None:
-                turns.give()
+                turns.give(1)
 
     cdef object read_into(self, object buffer, int64_t off):
         cdef Py_buffer view
@@ -541,7 +525,7 @@ cdef class Handle(Descriptor):
         finally:
             PyBuffer_Release(&view)
             if turns is not None:
-                turns.give()
+                turns.give(1)
         if n < 0:
             self.fail(n)
         return n
@@ -581,7 +565,7 @@ cdef class Handle(Descriptor):
         finally:
             Py_XDECREF(data)
             if turns is not None:
-                turns.give()
+                turns.give(1)
 
     cdef int64_t write_some(self, Scheduler s, object owner, const char *buf, uint64_t n,
                             int64_t off) except? -4096:

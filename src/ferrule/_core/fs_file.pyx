@@ -282,7 +282,7 @@ cdef class File(Handle):
         finally:
             PyBuffer_Release(&view)
             if turns is not None:
-                turns.give()
+                turns.give(1)
         self.done(n)
         return n
 

@@ -34,6 +34,7 @@ enum op_state { OP_FREE, OP_PREPARED, OP_IN_FLIGHT, OP_DONE };
 #define OP_MAY_BLOCK 2u       /* in a thread that it may hold for ever (a FIFO's open, a lock) */
 #define OP_IN_WORKER 4u       /* in a worker thread, though the ring could do it */
 #define OP_TO_RECEIVER 8u     /* the waiter is no task, but takes the completion itself */
+#define OP_CONNECTING 16u     /* poll: for the end of a connect; the slot keeps the address */
 
 /* op.how_cancelled */
 #define OP_CANCEL_SENT 1u

@@ -83,6 +83,7 @@ cdef extern from "operation.h" nogil:
         OP_MAY_BLOCK
         OP_IN_WORKER
         OP_TO_RECEIVER
+        OP_CONNECTING
         OP_CANCEL_SENT
         OP_FD_CLOSING
 

@@ -126,7 +126,7 @@ cdef class RawFile(Handle):
         finally:
             PyBuffer_Release(&view)
             if turns is not None:
-                turns.give()
+                turns.give(1)
 
     cdef object write_counted(self, Scheduler s, object data, const char *buf, uint64_t n):
         # What was written is reported whatever comes then: the buffer above would write it again.

@@ -67,7 +67,9 @@ cdef class Waitable:
     # ready, or see to it that it soon is.
     cdef int abort_wait(self, Task task) except -1
     # What it waits for: in words, and as a dict with a "kind" and some of "object", "operation",
-    # "fd" and "holders" (the tasks that have to go on for the wait to end).
+    # "fd", "holders" (the tasks that have to go on for the wait to end) and "any_of" (one of which
+    # has to).  Called by the task's own thread; where another may change what they read, they take
+    # the object's mutex.
     cdef str describe_wait(self, Task task)
     cdef dict wait_facts(self, Task task)
 
@@ -331,13 +333,13 @@ cdef int wake(Task task) except -1
 cdef Task new_stand_in()
 # The task as it stands in messages, also one that has ended or None.
 cdef str name_of(Task task)
-# The innermost frame of a task that has started and not ended; None where it cannot be seen.
+# The innermost frame of a task that has started and not ended; None where compiled code alone runs.
 cdef object frame_of(Task task)
 # The frame nearest to it that is not Ferrule's own, as "file:line in function".
 cdef str place_of(object frame)
 # Tasks each of which waits for the next one, and the last for the first, beginning with the oldest;
-# empty if there are none.
-cdef list find_cycle(list tasks)
+# empty if there are none.  `awaited` has what each waits for.
+cdef list find_cycle(dict awaited)
 cdef Scheduler current_scheduler()
 cdef Scheduler scheduler_or_none()
 cdef int64_t monotonic_ns() noexcept nogil

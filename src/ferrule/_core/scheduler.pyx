@@ -502,8 +502,8 @@ cdef class Room(Waitable):
 
     cdef dict wait_facts(self, Task task):
         cdef CancelScope group = task.joining
-        holders = [member for member in group.members if (<Task>member).state != NEW]
-        return {"kind": "group", "holders": holders}
+        started = [member for member in group.members if (<Task>member).state != NEW]
+        return {"kind": "group", "any_of": started}
 
 
 cdef Room room = Room()
@@ -1115,6 +1115,7 @@ cdef Task new_stand_in():
     cdef Task task = Task.__new__(Task)
     task.thread_lock = threading.Lock()
     task.thread_lock.acquire()
+    task.id = threading.get_ident()
     task.given_name = f"thread {threading.current_thread().name!r}"
     return task
 
@@ -1677,7 +1678,7 @@ cdef class Scheduler:
 
     cdef int _lift_shields(self) except -1:
         cdef CancelScope scope
-        for scope in subtree(self.crew.root):
+        for scope in all_scopes(self.crew):
             scope.shielded = False
             scope.refresh()
         return 0
@@ -1688,7 +1689,7 @@ cdef class Scheduler:
 
     def tasks(self):
         """Every task of the runtime that has not ended, in the order of their making."""
-        found = [scope for scope in subtree(self.crew.root) if isinstance(scope, Task)]
+        found = [scope for scope in all_scopes(self.crew) if isinstance(scope, Task)]
         return sorted(found, key=operator.attrgetter("id"))
 
     # ---- tasks ----
@@ -1999,7 +2000,10 @@ cdef object frame_of(Task task):
     running = <object><PyObject *>current
     Py_DECREF(running)
     if running is not task.fiber.greenlet:
-        return task.fiber.greenlet.gr_frame
+        frame = task.fiber.greenlet.gr_frame
+        if frame is None and task.scheduler.current is task:
+            frame = sys._current_frames().get(task.scheduler.thread_id)
+        return frame
     innermost = PyEval_GetFrame()
     return <object><PyObject *>innermost if innermost != NULL else None
 
@@ -2015,12 +2019,12 @@ cdef str place_of(object frame):
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
-cdef list find_cycle(list tasks):
+cdef list find_cycle(dict awaited):
     cdef Task task
     cdef dict places = {}  # of the tasks on the way from the first to this one
     cdef list way = [], choices
     cdef set seen = set()
-    for task in tasks:
+    for task in awaited:
         choices = [iter((task,))]
         while choices:
             task = next(choices[-1], None)
@@ -2034,7 +2038,7 @@ cdef list find_cycle(list tasks):
                 seen.add(task)
                 places[task] = len(way)
                 way.append(task)
-                choices.append(iter(awaited_by(task)))
+                choices.append(iter(awaited.get(task, ())))
     return []
 
 
@@ -2047,13 +2051,16 @@ cdef list oldest_first(list cycle):
 cdef object awaited_by(Task task):
     if task.state != PARKED or task.waiting_on is None:
         return ()
-    return [other for other in task.waiting_on.wait_facts(task).get("holders", ())
+    # Where all are stuck a wait for any of several has no better way out than one for all.
+    facts = task.waiting_on.wait_facts(task)
+    return [other for other in [*facts.get("holders", ()), *facts.get("any_of", ())]
             if other is not None]
 
 
 def deadlock_error(list tasks):
     """The `DeadlockError` of these tasks: all there are, and they wait."""
-    cdef list cycle = [waiting_task(task) for task in find_cycle(tasks)]
+    cdef list cycle = find_cycle({task: awaited_by(task) for task in tasks})
+    cycle = [waiting_task(task) for task in cycle]
     waiting = [waiting_task(task) for task in tasks if describe(task)]
     lines = ["every fiber waits and nothing can wake one:"]
     for one in waiting:
@@ -2079,15 +2086,19 @@ cdef int report_unraisable(exc, source) except -1:
     return 0
 
 
-cdef list subtree(CancelScope top):
-    """`top` and every scope inside it, outer ones first."""
+cdef list all_scopes(Crew crew):
+    """Every scope, outer ones first, tasks among them."""
     cdef CancelScope scope
-    cdef list found = [top]
-    for scope in found:  # grows meanwhile
-        if scope.inner is not None:
-            found.append(scope.inner)
-        if scope.members:
-            found.extend(scope.members)
+    cdef list found = [crew.root]
+    mutex_lock(&crew.guard)
+    try:
+        for scope in found:  # grows meanwhile
+            if scope.inner is not None:
+                found.append(scope.inner)
+            if scope.members:
+                found.extend(scope.members)
+    finally:
+        mutex_unlock(&crew.guard)
     return found
 
 
@@ -2101,6 +2112,12 @@ cdef bint is_unobserved(Task task):
 # Every scheduler that is open, so that a forked child can drop all of them: it has neither the
 # threads nor the ring memory of its parent.
 cdef list open_schedulers = []
+
+
+def open_runtimes():
+    """The runtimes of this process that run now."""
+    cdef Scheduler s
+    return list({id(s.crew): s.runtime for s in open_schedulers}.values())
 
 
 def _after_fork_in_child():

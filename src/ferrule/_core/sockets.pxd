@@ -1,6 +1,7 @@
 # The waiting half of a socket.
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from ferrule._core.operation cimport sockaddr_storage
 from ferrule._core.scheduler cimport Descriptor, Receiver, Scheduler, Slot
 
 
@@ -19,7 +20,8 @@ cdef class SocketCore(Descriptor):
     cdef list send_queue         # of tasks, and of receivers that send without a fiber
 
     cdef int64_t _deadline(self) except -1
-    cdef int _wait_ready(self, Scheduler s, int events, int64_t deadline) except -1
+    cdef int _wait_ready(self, Scheduler s, int events, int64_t deadline,
+                         object connecting_to=*) except -1
     cdef object _recv_scratch(self, Scheduler s, Py_ssize_t bufsize, int flags,
                               int64_t deadline=*)
     cdef object _recv_message(self, Scheduler s, Py_ssize_t bufsize, int flags)
@@ -45,3 +47,4 @@ cdef class SocketCore(Descriptor):
 
 # The peer's address as the standard library writes it; None: ask getpeername().
 cdef object address_of(Slot *slot)
+cdef object address_in(sockaddr_storage *storage, uint32_t length)

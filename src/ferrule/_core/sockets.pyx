@@ -21,8 +21,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ferrule._core.operation cimport (
-    OP_ACCEPT, OP_CONNECT, OP_MAY_BLOCK, OP_POLL, OP_PROVIDED_BUFFER, OP_RECV, OP_RECVMSG, OP_SEND,
-    OP_SENDFILE, OP_SENDMSG, op_try_accept, op_try_read, op_try_recv, op_try_send, sockaddr_storage,
+    OP_ACCEPT, OP_CONNECT, OP_CONNECTING, OP_MAY_BLOCK, OP_POLL, OP_PROVIDED_BUFFER, OP_RECV,
+    OP_RECVMSG, OP_SEND, OP_SENDFILE, OP_SENDMSG, op_try_accept, op_try_read, op_try_recv,
+    op_try_send, sockaddr_storage,
 )
 from ferrule._core.scheduler cimport (
     SCRATCH_SIZE, Descriptor, Receiver, Scheduler, Slot, Task, Waitable, current_scheduler,
@@ -128,13 +129,18 @@ cdef class SocketCore(Descriptor):
     cdef int64_t _deadline(self) except -1:
         return monotonic_ns() + self.timeout_ns if self.timeout_ns > 0 else 0
 
-    cdef int _wait_ready(self, Scheduler s, int events, int64_t deadline) except -1:
+    cdef int _wait_ready(self, Scheduler s, int events, int64_t deadline,
+                         object connecting_to=None) except -1:
         cdef Slot *slot
         cdef int64_t result
         if self.timeout_ns == 0:
             raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
         slot = s.take_slot(OP_POLL, self.fd)
         slot.o.flags = events
+        if connecting_to is not None:  # for who looks what this waits for
+            slot.o.traits |= OP_CONNECTING
+            Py_INCREF(connecting_to)
+            slot.keep = <PyObject *>connecting_to
         try:
             result = self.perform(s, slot, deadline)
         finally:
@@ -601,7 +607,7 @@ cdef class SocketCore(Descriptor):
             if err == EINPROGRESS and self.timeout_ns:
                 deadline = self._deadline()
                 while err == EINPROGRESS or err == EALREADY:
-                    self._wait_ready(s, POLLOUT, deadline)
+                    self._wait_ready(s, POLLOUT, deadline, address)
                     self.check_open()
                     err = self._sock.connect_ex(address)
                 if err == EISCONN:
@@ -758,22 +764,25 @@ cdef class SocketCore(Descriptor):
 
 
 cdef object address_of(Slot *slot):
-    """The peer's address as the standard library writes it; None: ask getpeername()."""
+    return address_in(&slot.o.out.addr, slot.o.out_len)
+
+
+cdef object address_in(sockaddr_storage *storage, uint32_t length):
     cdef char text[64]
     cdef sockaddr_in *v4
     cdef sockaddr_in6 *v6
-    cdef int family = slot.o.out.addr.ss_family
+    cdef int family = storage.ss_family
     if family == AF_INET:
-        v4 = <sockaddr_in *>&slot.o.out.addr
+        v4 = <sockaddr_in *>storage
         inet_ntop(AF_INET, &v4.sin_addr, text, sizeof(text))
         return text.decode("ascii"), ntohs(v4.sin_port)
     if family == AF_INET6:
-        v6 = <sockaddr_in6 *>&slot.o.out.addr
+        v6 = <sockaddr_in6 *>storage
         inet_ntop(AF_INET6, &v6.sin6_addr, text, sizeof(text))
         return (text.decode("ascii"), ntohs(v6.sin6_port), ntohl(v6.sin6_flowinfo),
                 v6.sin6_scope_id)
     if family == AF_UNIX:
-        return unix_path(<sockaddr_un *>&slot.o.out.addr, slot.o.out_len)
+        return unix_path(<sockaddr_un *>storage, length)
     return None
 
 

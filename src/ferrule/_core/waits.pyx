@@ -147,4 +147,6 @@ cdef class Completions(Watch):
         return f"the end of {self.wanted} of {len(self.watched)} tasks"
 
     cdef dict wait_facts(self, Task task):
-        return {"kind": "task", "holders": [one for one in self.watched if isinstance(one, Task)]}
+        tasks = [one for one in self.watched if isinstance(one, Task)]
+        cdef bint every = self.wanted >= len(self.watched) and not self.until_failure
+        return {"kind": "task", "holders" if every else "any_of": tasks}
