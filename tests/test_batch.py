@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import errno
 import gc
+import itertools
 import os
 import random
 import socket as std
@@ -795,6 +796,53 @@ def test_a_failure_inside_no_switch_frees_everything_all_the_same(run: Run) -> N
                 ferrule.yield_now()
 
     run(main)
+
+
+# ---- several threads ----
+
+def test_batches_and_fibers_of_several_threads_take_turns_to_send(run: Run) -> None:
+    size = 100_000
+
+    def send(sock: Any, letter: int) -> int:
+        data = bytes([letter]) * size
+        if letter % 2:
+            sock.sendall(data)
+        else:
+            with ferrule.Batch() as batch:
+                batch.add(sock.sendall, data)
+                assert only(batch).result() is None
+        return threading.get_ident()
+
+    def main() -> set[int]:
+        with unix_pair() as (one, other):
+            tasks = [ferrule.spawn(send, one, letter) for letter in range(40)]
+            data = drain(other, size * len(tasks))
+            runs = [letter for letter, _ in itertools.groupby(data)]
+            assert sorted(runs) == list(range(40))  # each in one piece
+            return {task.result() for task in tasks}
+
+    run(main, threads=3)
+
+
+def test_a_turn_that_comes_from_another_thread_meets_a_cancelled_operation(run: Run) -> None:
+    def send_and_cancel(sock: Any) -> None:
+        with ferrule.Batch() as batch:
+            batch.add(sock.sendall, b"x" * 1000)
+            ferrule.sleep(random.random() / 1000)
+
+    def main() -> None:
+        with unix_pair() as (one, other), ferrule.TaskGroup() as group:
+            for _ in range(300):
+                group.spawn(send_and_cancel, one)
+                group.spawn(one.sendall, b"y" * 1000)
+            group.spawn(swallow, other, 300 * 1000)
+        assert statistics()["slots_in_use"] == 0
+
+    def swallow(sock: Any, letters: int) -> None:
+        while letters:
+            letters -= sock.recv(65536).count(b"y")
+
+    run(main, threads=3)
 
 
 # ---- misuse ----

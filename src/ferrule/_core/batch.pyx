@@ -90,6 +90,7 @@ cdef class Completion(Receiver):
     cdef End end
     cdef bint fills             # goes on after a short attempt
     cdef bint queued            # waits for its turn to send
+    cdef bint turn_comes        # from another thread
     cdef bint has_turn
     cdef int64_t number         # the errno it failed with, or the descriptor it got
     cdef object value, error
@@ -173,13 +174,26 @@ cdef class Completion(Receiver):
         return 0
 
     cdef bint take_turn(self) noexcept:
+        cdef Turn turn
         self.queued = False
+        if self.home is not scheduler_or_none():
+            turn = Turn.__new__(Turn)
+            turn.completion = self
+            self.turn_comes = True
+            self.home.post(turn)
+            return True
         if self.is_closed():
             self.fail(EBADF)
             return False
         self.has_turn = True
         self.attempt()
         return True
+
+    cdef int take_turn_from_afar(self) except -1:
+        self.turn_comes = False
+        self.has_turn = True
+        self.go_on()
+        return 0
 
     # -- attempts --
 
@@ -288,7 +302,7 @@ cdef class Completion(Receiver):
             self.finish(STOPPED)
         elif self.slot == NULL:
             self.finish(STOPPED)
-        elif not self.home.closed:
+        elif not self.turn_comes and not self.home.closed:
             self.home.backend.cancel(&self.slot.o)
 
     cdef int expire(self) except -1:
@@ -403,6 +417,16 @@ cdef class Completion(Receiver):
         state = "cancelled" if self.cancelled() else (
             "finished" if self.end == FINISHED else "failed")
         return f"<Completion {self.index} {state}>"
+
+
+@cython.internal
+@cython.final
+cdef class Turn:
+    """A turn to send, on its way to the thread of the operation."""
+    cdef Completion completion
+
+    def __call__(self):
+        self.completion.take_turn_from_afar()
 
 
 # ---- what a batch has in flight ----

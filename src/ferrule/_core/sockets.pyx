@@ -27,7 +27,7 @@ from ferrule._core.operation cimport (
 )
 from ferrule._core.scheduler cimport (
     SCRATCH_SIZE, Descriptor, Receiver, Scheduler, Slot, Task, Waitable, current_scheduler,
-    deadline_after, monotonic_ns, raise_error, scheduler_or_none,
+    deadline_after, monotonic_ns, raise_error, scheduler_or_none, wake,
 )
 
 import os
@@ -472,7 +472,7 @@ cdef class SocketCore(Descriptor):
         while self.send_queue:
             following = self.send_queue.pop(0)
             if isinstance(following, Task):
-                s.make_ready(<Task>following)
+                wake(<Task>following)  # which may be another thread's
                 return 0  # `sending` stays: the turn is handed over
             if (<Receiver>following).take_turn():
                 return 0
