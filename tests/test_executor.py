@@ -1,4 +1,7 @@
-"""Executor: concurrent.futures' interface, in fibers and from OS threads; spawn_threadsafe."""
+"""Executor: concurrent.futures' interface, in fibers and from OS threads; spawn_threadsafe.
+
+With ``threads=1`` run those that depend on what runs before what.
+"""
 
 from __future__ import annotations
 
@@ -283,7 +286,8 @@ def test_done_callbacks_are_called(anywhere: Anywhere) -> None:
             waiting = executor.submit(int)
             waiting.add_done_callback(seen.append)
             waiting.cancel()
-        assert seen == [waiting, running]
+        assert len(seen) == 2
+        assert set(seen) == {waiting, running}
 
     anywhere(test)
 
@@ -392,7 +396,7 @@ def test_a_call_cannot_wait_for_itself(run: Run) -> None:
             with pytest.raises(RuntimeError, match="its own end"):
                 own[0].result()
 
-    run(main)
+    run(main, threads=1)
 
 
 def test_a_negative_timeout_is_refused_in_a_fiber(run: Run) -> None:
@@ -464,7 +468,7 @@ def test_in_a_thread_the_executor_has_its_own_runtime_from_the_first_call_on() -
     executor = Executor()
     assert "ferrule-executor" not in [thread.name for thread in threading.enumerate()]
     with executor:
-        assert executor.submit(threading.current_thread).result().name == "ferrule-executor"
+        assert executor.submit(threading.current_thread).result().name.startswith("ferrule-")
     assert "ferrule-executor" not in [thread.name for thread in threading.enumerate()]
 
 

@@ -1,4 +1,7 @@
-"""Task groups: waiting, failures, cancellation from both sides, and being closed."""
+"""Task groups: waiting, failures, cancellation from both sides, and being closed.
+
+With ``threads=1`` run those that depend on what runs before what.
+"""
 
 from __future__ import annotations
 
@@ -528,7 +531,7 @@ def test_the_wait_for_room_is_none_inside_no_switch(run: Run) -> None:
             with pytest.raises(RuntimeError, match="no_switch"), ferrule.no_switch():
                 group.spawn(int)
 
-    run(main)
+    run(main, threads=1)
 
 
 def test_room_that_came_wins_over_a_cancellation_at_the_same_time(run: Run) -> None:
@@ -547,7 +550,7 @@ def test_room_that_came_wins_over_a_cancellation_at_the_same_time(run: Run) -> N
             assert second.result() == "ran"
             assert not scope.cancelled_caught
 
-    run(main)
+    run(main, threads=1)
 
 
 def test_a_failing_member_ends_the_openers_wait_for_room(run: Run) -> None:
@@ -679,6 +682,15 @@ def test_a_spawn_that_fails_gives_its_place_back(run: Run) -> None:
     run(main)
 
 
+def test_a_limit_may_be_larger_than_any_number_of_tasks(run: Run) -> None:
+    def main() -> None:
+        with TaskGroup(max_concurrency=1 << 40) as group:
+            task = group.spawn(int)
+        assert task.result() == 0
+
+    run(main)
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_is_at_least_one(limit: int) -> None:
     with pytest.raises(ValueError, match=f"max_concurrency must be at least 1, not {limit}"):
@@ -752,7 +764,7 @@ def test_a_group_cannot_be_left_before_a_scope_inside_it(run: Run) -> None:
         group.__exit__(None, None, None)
         assert member.done()
 
-    run(main)
+    run(main, threads=1)
 
 
 def test_a_group_is_left_by_the_task_that_opened_it(run: Run) -> None:
@@ -776,4 +788,4 @@ def test_nothing_touches_a_group_that_was_left(run: Run) -> None:
             assert sys.getrefcount(scope) == 2, "a member still refers to it"
             assert all(task.done() for task in tasks)
 
-    run(main)
+    run(main, threads=1)

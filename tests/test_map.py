@@ -1,4 +1,7 @@
-"""map: a function over an iterable, some calls at a time."""
+"""map: a function over an iterable, some calls at a time.
+
+With ``threads=1`` run those that depend on what runs before what.
+"""
 
 from __future__ import annotations
 
@@ -138,7 +141,7 @@ def test_the_window_is_kept_full_while_results_are_ready(run: Run) -> None:
             assert len(calls.started) >= taken + 8
         results.close()
 
-    run(main)
+    run(main, threads=1)
 
 
 def test_the_iterable_may_block(run: Run) -> None:
@@ -166,7 +169,7 @@ def test_a_result_need_not_wait_for_more_than_one_further_item(run: Run) -> None
         assert next(results) == 1
         results.close()
 
-    run(main)
+    run(main, threads=1)
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -259,7 +262,7 @@ def test_closing_early_cancels_and_awaits(run: Run, ordered: bool) -> None:
         results.close()
         assert list(results) == []
 
-    run(main)
+    run(main, threads=1)
 
 
 def test_closing_before_the_first_step_takes_no_item(run: Run) -> None:

@@ -1,4 +1,7 @@
-"""select: the first of several tasks to end."""
+"""select: the first of several tasks to end.
+
+With ``threads=1`` run those that depend on what runs before what.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +120,7 @@ def test_a_cancelled_select_leaves_the_tasks_alone_and_nothing_behind(run: Run) 
         references_now = sys.getrefcount(tasks[0])
         assert references_now == references
 
-    run(main)
+    run(main, threads=1)
 
 
 def entered_waits() -> int:
@@ -154,7 +157,7 @@ def test_a_thousand_fibers_may_select_the_same_task(run: Run) -> None:
         seconds(8000)  # makes the fibers
         assert seconds(8000) < 8 * 4 * min(seconds(1000) for _ in range(3))
 
-    run(main)
+    run(main, threads=1)
 
 
 def test_an_end_wins_over_a_cancellation_at_the_same_time(run: Run) -> None:
@@ -171,7 +174,7 @@ def test_an_end_wins_over_a_cancellation_at_the_same_time(run: Run) -> None:
             assert ferrule.select([task]) == (0, task)
         assert not scope.cancelled_caught
 
-    run(main)
+    run(main, threads=1)
 
 
 def test_a_cancellation_before_the_end_wins_also_if_the_task_ends_before_the_waiter_runs(
@@ -185,7 +188,7 @@ def test_a_cancellation_before_the_end_wins_also_if_the_task_ends_before_the_wai
             ferrule.select([task])  # cancelled first, but there is a result: it is delivered
         assert task.done()
 
-    run(main)
+    run(main, threads=1)
 
 
 def test_select_is_a_cancellation_point_even_if_it_need_not_wait(run: Run) -> None:

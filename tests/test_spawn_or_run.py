@@ -1,4 +1,7 @@
-"""spawn_or_run: a task where there can be one, else the call itself, at once."""
+"""spawn_or_run: a task where there can be one, else the call itself, at once.
+
+With ``threads=1`` run those that depend on what runs before what.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def test_below_the_limit_it_spawns(run: Run) -> None:
         assert task.result() is task
         assert task.name == "own"
 
-    run(main)
+    run(main, threads=1)
 
 
 def test_at_the_limit_it_runs_the_function_at_once(run: Run) -> None:
@@ -191,7 +194,7 @@ def test_a_group_runs_a_member_inline(run: Run) -> None:
         assert inline.result() is ferrule.current_task()
         assert inline.name == "inline"
 
-    run(main, max_fibers=2)
+    run(main, max_fibers=2, threads=1)
 
 
 def test_an_inline_failure_cancels_the_group(run: Run, unraisable: list[Any]) -> None:

@@ -1,4 +1,7 @@
-"""wait and as_completed: concurrent.futures' meaning, for tasks and futures."""
+"""wait and as_completed: concurrent.futures' meaning, for tasks and futures.
+
+With ``threads=1`` run those that depend on what runs before what.
+"""
 
 from __future__ import annotations
 
@@ -290,7 +293,7 @@ def test_a_task_that_was_handed_out_is_not_kept(run: Run) -> None:
         assert reference() is None
         assert len(list(iterator)) == 2
 
-    run(main)
+    run(main, threads=1)
 
 
 def test_as_completed_over_many_tasks_takes_linear_time(run: Run) -> None:
@@ -304,7 +307,7 @@ def test_as_completed_over_many_tasks_takes_linear_time(run: Run) -> None:
         seconds(16_000)  # makes the fibers
         assert seconds(16_000) < 8 * 5 * min(seconds(2000) for _ in range(3))
 
-    run(main)
+    run(main, threads=1)
 
 
 def test_an_iteration_may_go_on_in_another_fiber(run: Run) -> None:

@@ -17,6 +17,7 @@ from ferrule._core.scheduler import (
     Task,
     cancel_requested,
     current_task,
+    current_thread_scheduler,
     spawn,
 )
 from ferrule._core.sync import Event
@@ -95,8 +96,14 @@ class Call:
         try:
             spawn(self.run, name=self._name)
         except ConcurrencyUnavailable as exc:
-            if self.future.set_running_or_notify_cancel():
-                self.future.set_exception(exc)
+            self.refuse(exc)
+
+    def refuse(self, exc: ConcurrencyUnavailable) -> None:
+        """There is no fiber for it; in a runtime that is ending it counts as not started."""
+        if current_thread_scheduler().crew.root.cancel_called:
+            self.future.cancel()
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(exc)
 
     def drop(self) -> None:
         """It will not run: the runtime has ended."""
@@ -158,8 +165,7 @@ class _WorkersCall(Call):
                 spawn(call._work)
                 return
             except ConcurrencyUnavailable as exc:
-                if call.future.set_running_or_notify_cancel():
-                    call.future.set_exception(exc)
+                call.refuse(exc)
                 call = self._workers.next_call(call)
 
     def _work(self) -> None:

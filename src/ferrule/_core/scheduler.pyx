@@ -520,7 +520,7 @@ cdef class GroupScope(CancelScope):
     def __init__(self, limit=None):
         self.members = set()
         self.errors = []
-        self.limit = 0 if limit is None else limit
+        self.limit = 0 if limit is None else min(limit, 0xffffffff)
 
     cdef int member_done(self, Task task) except -1:
         cdef Task owner = None
@@ -1176,8 +1176,9 @@ cdef class Scheduler:
         try:
             if self.on_open is not None:
                 self.on_open()
-            crew.main = self.add_task(fn, args, "main", crew.root)
+            crew.main = self.new_task(fn, args, "main", crew.root)
             crew.main.observed = True
+            self.make_ready(crew.main)  # not offered: it stays with this thread
             self._run_hub()
             if self.dead:
                 raise RuntimeError("this is a forked child: the runtime stayed with the parent")
