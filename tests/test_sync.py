@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 import signal
 import threading
 import time
@@ -298,3 +299,76 @@ def test_no_system_call_per_hop(run: Run) -> None:
         task.result()
 
     run(main)
+
+
+# ---- all at once ----
+
+
+@pytest.mark.parametrize("kind", [Lock, ferrule.RLock])
+@pytest.mark.parametrize("loop_threads", [1, 2])
+def test_a_lock_is_never_lost_nor_held_twice(run: Run, kind: Any, loop_threads: int) -> None:
+    seed = random.randrange(1 << 30)
+    lock, inside, most = kind(), 0, 0
+
+    def use(sleep: Callable[[float], None], dice: random.Random) -> None:
+        nonlocal inside, most
+        for _ in range(40):
+            if not lock.acquire(timeout=dice.choice([-1, -1, 0.001, 0.0001, 0])):
+                continue
+            try:
+                inside += 1
+                most = max(most, inside)
+                sleep(dice.choice([0, 0, 0.0005]))
+            finally:
+                inside -= 1
+                lock.release()
+
+    def main() -> None:
+        threads = [OSThread(use, time.sleep, random.Random(seed + n)) for n in range(3)]
+        fibers = [ferrule.spawn(use, ferrule.sleep, random.Random(seed + 9 + n)) for n in range(6)]
+        for n in range(5):
+            ferrule.sleep(0.002)
+            fibers[n].cancel()
+        for fiber in fibers:
+            fiber.join()
+        for thread in threads:
+            ferrule.blocking(thread.result)
+
+    run(main, threads=loop_threads)
+    assert (inside, most) == (0, 1), f"seed {seed}"
+    assert lock.acquire(False)
+
+
+def test_fibers_of_several_loop_threads_and_os_threads_use_everything(run: Run) -> None:
+    items, back = Queue[int](2), Queue[int].rendezvous()
+    permits, barrier = ferrule.Semaphore(2), ferrule.Barrier(4)
+    condition, shared = ferrule.Condition(), ferrule.RWLock()
+    total = 0
+
+    def work(first: int) -> None:
+        nonlocal total
+        for n in range(first, first + 30):
+            items.put(n)
+            with permits:
+                got = items.get()
+            with shared.write_lock() if n % 5 == 0 else shared.read_lock():
+                pass
+            with condition:
+                total += got
+                condition.notify_all()
+        barrier.wait(20)
+        back.put(first)
+
+    def main() -> list[int]:
+        threads = [OSThread(work, n * 30) for n in range(2)]
+        with ferrule.TaskGroup() as group:
+            for n in range(2, 4):
+                group.spawn(work, n * 30)
+            with condition:
+                assert condition.wait_for(lambda: total == sum(range(120)), 20)
+            came = [back.get() for _ in range(4)]
+        for thread in threads:
+            ferrule.blocking(thread.result)
+        return came
+
+    assert sorted(run(main, threads=2)) == [0, 30, 60, 90]
