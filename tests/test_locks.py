@@ -256,6 +256,27 @@ def test_an_acquire_in_a_cancelled_scope_takes_nothing(run: Run, kind: Kind) -> 
     run(main)
 
 
+def test_an_acquire_that_is_cancelled_while_its_budget_is_spent_does_not_wait(run: Run) -> None:
+    def main() -> None:
+        lock, free = Lock(), Lock()
+        lock.acquire()
+
+        def body() -> None:
+            while True:
+                with free:  # every 64th lets the others run
+                    pass
+                if scope.cancel_called:
+                    lock.acquire()
+
+        with ferrule.CancelScope() as scope:
+            ferrule.spawn(scope.cancel)
+            body()
+        assert scope.cancelled_caught
+        assert lock.locked()
+
+    run(main)
+
+
 # ---- threads and fibers ----
 
 

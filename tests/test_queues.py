@@ -438,6 +438,19 @@ def test_a_comparison_may_wait_and_may_use_the_queue(run: Run) -> None:
     run(main)
 
 
+def test_a_put_that_its_own_comparison_cancels_does_not_wait(run: Run) -> None:
+    def main() -> None:
+        items: PriorityQueue[Any] = PriorityQueue(1)
+        items.put(1)
+        with ferrule.CancelScope() as scope:
+            items.put(Picky(0, scope.cancel))
+        assert scope.cancelled_caught
+        assert items.get() == 1
+        assert items.empty()
+
+    run(main)
+
+
 def test_a_signal_handler_uses_a_queue_that_it_found_half_way() -> None:
     items: PriorityQueue[Any] = PriorityQueue()
     for n in range(100):

@@ -31,12 +31,14 @@ cdef class Queue:
     cdef readonly Py_ssize_t maxsize, unfinished_tasks
     cdef readonly bint is_shutdown
     cdef bint unbuffered
+    cdef bint sorts             # makes plans
     cdef bint offer(self, object item, Put how, Task waiter) except -1
     cdef object take(self, Task waiter)
     cdef bint has_room(self) noexcept
     cdef Grant wait_for_room(self, Task me, int64_t deadline) except *
     cdef bint work_left(self, Task waiter) except -1
-    # Of the kind of queue: `place_*` before the guard is taken, the others under it.
+    # Of the kind of queue: `place_*`, of those that sort, before the guard is taken, the others
+    # under it.
     cdef int place_for(self, object item, Plan *plan) except -1
     cdef int place_for_last(self, Plan *plan) except -1
     cdef bint store(self, object item, Plan *plan, Put how) except -1

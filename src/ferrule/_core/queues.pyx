@@ -127,7 +127,8 @@ cdef class Queue:
         cdef Plan plan
         while again:
             again = False
-            self.place_for(item, &plan)
+            if self.sorts:
+                self.place_for(item, &plan)
             mutex_lock(&self.own)
             try:
                 refused = self.is_shutdown and how != RETURNED
@@ -215,7 +216,8 @@ cdef class Queue:
         cdef Plan plan
         item = STALE
         while item is STALE:
-            self.place_for_last(&plan)
+            if self.sorts:
+                self.place_for_last(&plan)
             mutex_lock(&self.own)
             try:
                 if self.size:
@@ -403,6 +405,7 @@ cdef class PriorityQueue(Queue):
 
     def __cinit__(self, *args, **kwargs):
         self.items = []
+        self.sorts = True
 
     cdef object look(self, Py_ssize_t place, Plan *plan):
         """The item at a place, or STALE."""

@@ -58,6 +58,11 @@ cdef Task about_to_wait():
     return current_scheduler().about_to_wait()
 
 
+cdef Task parkable(Task me):
+    """The running fiber if about_to_wait() would let it wait, so that it need not look twice."""
+    return me if me is not None and not me.no_switch else None
+
+
 cdef object identity_of(Task task):
     """Whom a lock belongs to: a fiber's task, or the number of the OS thread."""
     if task is None:
@@ -212,6 +217,9 @@ cdef class WaitList(Waitable):
         cdef WakeReason reason
         if me.scheduler is None:
             return self._block(me, deadline, interruptible)
+        # Cancelled since the last look, by what ran before it entered the list.
+        if interruptible and me.scope.effective and self.leave(me):
+            raise Cancelled("the scope was cancelled")
         try:
             reason = me.scheduler.wait_on(me, self, deadline, interruptible)
         except BaseException:
@@ -282,16 +290,23 @@ cdef class Event(WaitList):
         cancellation point.
         """
         cdef Task me = enter_point()
-        cdef int64_t deadline
-        if self.look(None):
+        cdef Task waiter = parkable(me)
+        cdef int64_t deadline = 0
+        cdef bint may_wait = True
+        if timeout is not None:
+            deadline = deadline_after(max(timeout, 0))
+            may_wait = timeout > 0
+        if self.look(waiter if may_wait else None):
             if me is not None:
                 me.scheduler.spend_budget()
             return True
-        if timeout is not None and timeout <= 0:
+        if not may_wait:
             return False
-        deadline = deadline_after(timeout)
-        me = about_to_wait()
-        return self.look(me) or self.park(me, deadline) == GRANTED
+        if waiter is None:
+            waiter = about_to_wait()
+            if self.look(waiter):
+                return True
+        return self.park(waiter, deadline) == GRANTED
 
     cdef bint look(self, Task waiter) except -1:
         """Whether the flag is set; if it is not, who waits enters the list."""
@@ -364,11 +379,12 @@ cdef class OwnedLock(WaitList):
         cdef Task me = enter_point()
         if me is not None:
             me.scheduler.spend_budget()
-        if self.take(me, False):
+        if self.take(me, parkable(me) is not None):
             return True
-        me = about_to_wait()
-        if self.take(me, True):
-            return True
+        if parkable(me) is None:
+            me = about_to_wait()
+            if self.take(me, True):
+                return True
         try:
             return self.park(me, deadline) == GRANTED
         except BaseException:
