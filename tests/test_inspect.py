@@ -274,6 +274,49 @@ def test_a_lock_names_its_holder(run: Run) -> None:
     run(main)
 
 
+def wait_for_condition(condition: ferrule.Condition) -> None:
+    with condition:
+        condition.wait()
+
+
+@pytest.mark.parametrize(
+    ("make", "wait", "kind", "text"),
+    [
+        (ferrule.RLock, lambda lock: lock.acquire(), "lock", "an RLock held by main"),
+        (ferrule.Condition, wait_for_condition, "condition", "a Condition"),
+        (ferrule.Semaphore, lambda semaphore: semaphore.acquire(), "semaphore", "a Semaphore"),
+        (ferrule.BoundedSemaphore, lambda semaphore: semaphore.acquire(), "semaphore",
+         "a BoundedSemaphore"),
+        (lambda: ferrule.Barrier(2), lambda barrier: barrier.wait(), "barrier",
+         "a Barrier where 1 of 2 are"),
+    ],
+)
+def test_the_other_waits_for_synchronisation(
+    run: Run, make: Callable[[], Any], wait: Callable[[Any], None], kind: str, text: str
+) -> None:
+    def main() -> None:
+        thing = make()
+        if kind in ("lock", "semaphore"):
+            thing.acquire()
+        found = wait_in(wait, thing)
+        assert (found.kind, found.text) == (kind, text)
+        assert found.object is thing
+        assert found.holders == ((ferrule.current_task(),) if kind == "lock" else ())
+
+    run(main)
+
+
+def test_a_reader_waits_for_the_writer(run: Run) -> None:
+    def main() -> None:
+        lock = ferrule.RWLock()
+        with lock.write_lock():
+            wait = wait_in(lock.read_lock().acquire)
+            assert (wait.kind, wait.holders) == ("lock", (ferrule.current_task(),))
+            assert "main" in wait.text
+
+    run(main)
+
+
 def test_the_waits_of_a_queue(run: Run) -> None:
     def main() -> None:
         queue: ferrule.Queue[int] = ferrule.Queue(1)

@@ -388,9 +388,11 @@ def _frame_of(task: Task[Any]) -> FrameType | None:
 
 
 def _stack_of(frame: FrameType | None, limit: int | None) -> traceback.StackSummary:
+    if frame is None or limit == 0:
+        return traceback.StackSummary()
     # Lines are looked up when they are printed, not on the loop's time.
-    frames = traceback.walk_stack(frame) if frame is not None else iter(())
-    stack = traceback.StackSummary.extract(_first(frames, limit), lookup_lines=False)
+    frames = _first(traceback.walk_stack(frame), limit)
+    stack = traceback.StackSummary.extract(frames, lookup_lines=False)
     stack.reverse()
     return stack
 

@@ -19,6 +19,7 @@ from ferrule._core.scheduler import Scheduler, open_runtimes
 from ferrule.runtime import Runtime, current_runtime
 from ferrule.snapshots import (
     Fiber,
+    Snapshot,
     Wait,
     count_of,
     running_fiber,
@@ -136,10 +137,12 @@ class watchdog:
         self._report(Report("hog", now - since, fiber, _text(title, stack)))
 
     def _look_for_stuck(self, runtime: Runtime, limit: float) -> None:
-        picture = take_snapshot(runtime, _ANSWER_SECONDS, None, self._stopped.is_set)
+        # Without stacks: they would cost the loop most of the time that this takes.
+        picture = self._look(runtime, stack_limit=0)
         circle = picture.circle()
         now = time.monotonic()
         waits = {}
+        stuck = {}
         for fiber in picture.fibers:
             if fiber.wait is None or (fiber not in circle and _ends_by_itself(fiber.wait)):
                 continue
@@ -149,18 +152,29 @@ class watchdog:
                 seen, reported = now, False
             elif not reported and now - seen >= limit:
                 reported = True
-                self._report_stuck(fiber, fiber.wait, now - seen, circle)
+                stuck[fiber.id] = now - seen
             waits[fiber.id] = fiber.wait.since, seen, reported
         self._waits = waits
+        if stuck:
+            self._report_stuck(self._look(runtime, stack_limit=None), stuck)
 
-    def _report_stuck(
-        self, fiber: Fiber, wait: Wait, seconds: float, circle: list[Fiber]
-    ) -> None:
-        title = f"fiber {fiber.name} #{fiber.id} has waited {seconds:.1f} s for {wait.text}"
-        if fiber in circle:
-            names = [one.name for one in [*circle, circle[0]]]
-            title += f", in a circle: {' -> '.join(names)}"
-        self._report(Report("stuck", seconds, fiber, _text(title, fiber.stack)))
+    def _look(self, runtime: Runtime, stack_limit: int | None) -> Snapshot:
+        return take_snapshot(runtime, _ANSWER_SECONDS, stack_limit, self._stopped.is_set)
+
+    def _report_stuck(self, picture: Snapshot, stuck: dict[int, float]) -> None:
+        circle = picture.circle()
+        for fiber in picture.fibers:
+            seconds = stuck.get(fiber.id)
+            if seconds is None or fiber.wait is None:
+                continue
+            if fiber.wait.since != self._waits[fiber.id][0]:
+                continue  # it has gone on meanwhile
+            title = (f"fiber {fiber.name} #{fiber.id} has waited {seconds:.1f} s "
+                     f"for {fiber.wait.text}")
+            if fiber in circle:
+                names = [one.name for one in [*circle, circle[0]]]
+                title += f", in a circle: {' -> '.join(names)}"
+            self._report(Report("stuck", seconds, fiber, _text(title, fiber.stack)))
 
     def _report(self, report: Report) -> None:
         try:
