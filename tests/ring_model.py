@@ -525,12 +525,18 @@ class RingModel:
                 while data := read_now(way.reader, 1 << 16):
                     way.received(len(data), data, len(data))
 
+    def awaited(self) -> list[Operation]:
+        """What is outstanding, without the zero-copy sends whose data other rings are to read."""
+        sends = [op for op in self.outstanding if isinstance(op, SendZeroCopy)]
+        held_up = {op for op in sends if not op.direction.may_read()}
+        return [op for op in self.outstanding if op not in held_up]
+
     def quiesce(self, seconds: float = 5.0) -> None:
         """Whatever was submitted ends when it is cancelled."""
         until = time.monotonic() + seconds
         for op in self.outstanding:
             op.exposed = True
-        while self.outstanding or self.messages_due():
+        while self.awaited() or self.messages_due():
             if self.sqpoll:  # whose kernel threads only such a one reaches
                 every = CancelMany(self, None)
                 self.prepare(every, Token(every))
