@@ -315,16 +315,19 @@ cdef class Scheduler:
 cdef class Descriptor:
     """A file descriptor and the operations in flight on it."""
     cdef int fd
+    cdef mutex guard             # of what follows, and of what subclasses say
     cdef op *in_flight
     cdef bint closing
-    cdef Task closer
+    cdef Task closer             # who takes it out wakes it
     cdef int check_open(self) except -1
-    # Around an operation's flight, so that close_fd knows it.
-    cdef void link(self, op *o) noexcept
-    cdef void unlink(self, op *o) noexcept
+    # Around an operation's flight, so that close_fd knows it.  False once closing.
+    cdef bint link(self, op *o, Timed waiter) noexcept
+    cdef int unlink(self, op *o) except -1
     cdef int64_t perform(self, Scheduler s, Slot *slot, int64_t deadline,
                          bint cancellable=*) except? -4096
     cdef int close_fd(self) except? -1
+    cdef int _end_all(self, Scheduler s, int fd) except -1
+    cdef bint _awaits_end(self, Task me) noexcept
 
 
 # End the wait of a task that was taken out of its wait list.  From any thread.

@@ -2134,6 +2134,9 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 # ---- descriptors ----
 
 cdef class Descriptor:
+    # The operations in the list may be of fibers on any of the threads.  One that comes after
+    # `closing` is refused; those that came before are ended, each by its own thread.
+
     def __cinit__(self):
         self.fd = -1
 
@@ -2145,20 +2148,29 @@ cdef class Descriptor:
     cdef int64_t perform(self, Scheduler s, Slot *slot, int64_t deadline,
                          bint cancellable=True) except? -4096:
         """As Scheduler.perform, known to close_fd while it is in flight."""
-        self.link(&slot.o)
+        if not self.link(&slot.o, s.running()):
+            return -EBADF
         try:
             return s.perform(slot, deadline, cancellable)
         finally:
             self.unlink(&slot.o)
 
-    cdef void link(self, op *o) noexcept:
-        o.fd_prev = NULL
-        o.fd_next = self.in_flight
-        if o.fd_next != NULL:
-            o.fd_next.fd_prev = o
-        self.in_flight = o
+    cdef bint link(self, op *o, Timed waiter) noexcept:
+        mutex_lock(&self.guard)
+        cdef bint is_open = self.fd >= 0 and not self.closing
+        if is_open:
+            o.waiter = <void *>waiter
+            o.fd_prev = NULL
+            o.fd_next = self.in_flight
+            if o.fd_next != NULL:
+                o.fd_next.fd_prev = o
+            self.in_flight = o
+        mutex_unlock(&self.guard)
+        return is_open
 
-    cdef void unlink(self, op *o) noexcept:
+    cdef int unlink(self, op *o) except -1:
+        cdef Task closer = None
+        mutex_lock(&self.guard)
         if o.fd_next != NULL:
             o.fd_next.fd_prev = o.fd_prev
         if o.fd_prev != NULL:
@@ -2166,8 +2178,10 @@ cdef class Descriptor:
         else:
             self.in_flight = o.fd_next
         if self.in_flight == NULL and self.closer is not None:
-            wake(self.closer)
+            closer = self.closer
             self.closer = None
+        mutex_unlock(&self.guard)
+        return 0 if closer is None else wake(closer)
 
     cdef int close_fd(self) except? -1:
         """Mark, cancel, wait for the completions: only then may the number be reused.
@@ -2175,27 +2189,51 @@ cdef class Descriptor:
         Operations in flight end with EBADF.  Returns the fd to close, or -1 if it was closed.
         Never a cancellation point; a switch point only if there was something in flight.
         """
-        cdef Scheduler s
-        cdef op *o
         cdef int fd = self.fd
-        cdef Closing closing
-        if fd < 0 or self.closing:
+        mutex_lock(&self.guard)
+        cdef bint closes = fd >= 0 and not self.closing
+        self.closing = self.closing or closes
+        cdef bint waits = self.in_flight != NULL
+        mutex_unlock(&self.guard)
+        if not closes:
             return -1
-        self.closing = True
-        if self.in_flight != NULL:
-            closing = Closing.__new__(Closing)
-            closing.fd = fd
-            s = current_scheduler()
-            o = self.in_flight
-            while o != NULL:
-                s.backend.cancel(o)
-                o.how_cancelled |= OP_FD_CLOSING
-                o = o.fd_next
-            while self.in_flight != NULL:
-                self.closer = s.running()
-                s.wait_on(self.closer, closing, 0, False)
+        if waits:
+            self._end_all(current_scheduler(), fd)
         self.fd = -1
         return fd
+
+    cdef int _end_all(self, Scheduler s, int fd) except -1:
+        cdef Scheduler other
+        cdef Task me = s.running()
+        cdef Closing closing = Closing.__new__(Closing)
+        closing.fd = fd
+        self.cancel_here()
+        for other in s.crew.schedulers:
+            if other is not s:
+                other.post(self.cancel_here)
+        while self._awaits_end(me):
+            s.wait_on(me, closing, 0, False)
+        return 0
+
+    cdef bint _awaits_end(self, Task me) noexcept:
+        mutex_lock(&self.guard)
+        cdef bint waits = self.in_flight != NULL
+        if waits:
+            self.closer = me
+        mutex_unlock(&self.guard)
+        return waits
+
+    def cancel_here(self):
+        """End what is in flight on this thread, since the descriptor is being closed."""
+        cdef Scheduler here = scheduler_or_none()
+        mutex_lock(&self.guard)
+        cdef op *o = self.in_flight
+        while o != NULL:
+            if (<Timed>o.waiter).home is here:
+                here.backend.cancel(o)
+                o.how_cancelled |= OP_FD_CLOSING
+            o = o.fd_next
+        mutex_unlock(&self.guard)
 
 
 cdef int raise_error(int64_t result, object path=None) except -1:
