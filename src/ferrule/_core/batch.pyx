@@ -90,7 +90,6 @@ cdef class Completion(Receiver):
     cdef End end
     cdef bint fills             # goes on after a short attempt
     cdef bint queued            # waits for its turn to send
-    cdef bint turn_comes        # from another thread
     cdef bint has_turn
     cdef int64_t number         # the errno it failed with, or the descriptor it got
     cdef object value, error
@@ -157,43 +156,30 @@ cdef class Completion(Receiver):
         self.aim()
         if self.kind == OP_SEND:
             sock = <SocketCore>self.descriptor
-            if sock.sending:
-                return self.wait_for_turn(sock)
-            sock.sending = self.has_turn = True
+            if not sock.take_turn_or_queue(self if self.events else None):
+                return self.wait_for_turn()
+            self.has_turn = True
         self.attempt()
         return 0
 
-    cdef int wait_for_turn(self, SocketCore sock) except -1:
-        if not self.events:
+    cdef int wait_for_turn(self) except -1:
+        if self.events:
+            self.queued = True
+        else:
             self.settle(-EAGAIN)
-            return 0
-        if sock.send_queue is None:
-            sock.send_queue = []
-        sock.send_queue.append(self)
-        self.queued = True
         return 0
 
     cdef bint take_turn(self) noexcept:
-        cdef Turn turn
         self.queued = False
-        if self.home is not scheduler_or_none():
-            turn = Turn.__new__(Turn)
-            turn.completion = self
-            self.turn_comes = True
-            self.home.post(turn)
-            return True
+        if self.stop:
+            self.finish(STOPPED)
+            return False
         if self.is_closed():
             self.fail(EBADF)
             return False
         self.has_turn = True
         self.attempt()
         return True
-
-    cdef int take_turn_from_afar(self) except -1:
-        self.turn_comes = False
-        self.has_turn = True
-        self.go_on()
-        return 0
 
     # -- attempts --
 
@@ -231,9 +217,10 @@ cdef class Completion(Receiver):
         o.generation += 1
         o.how_cancelled = 0
         o.waiter = <void *>self
+        if self.descriptor is not None and not self.descriptor.link(o, self):
+            self.settle(-EBADF)
+            return
         Py_INCREF(self)  # taken back by take_completion
-        if self.descriptor is not None:
-            self.descriptor.link(o)
         self.home.backend.start(o)
 
     cdef int64_t planned_fault(self) noexcept:
@@ -297,12 +284,12 @@ cdef class Completion(Receiver):
             return
         self.stop = why
         if self.queued:
-            self.queued = False
-            (<SocketCore>self.descriptor).send_queue.remove(self)
-            self.finish(STOPPED)
+            if (<SocketCore>self.descriptor).leave_queue(self):
+                self.queued = False
+                self.finish(STOPPED)
         elif self.slot == NULL:
             self.finish(STOPPED)
-        elif not self.turn_comes and not self.home.closed:
+        elif not self.home.closed:
             self.home.backend.cancel(&self.slot.o)
 
     cdef int expire(self) except -1:
@@ -417,16 +404,6 @@ cdef class Completion(Receiver):
         state = "cancelled" if self.cancelled() else (
             "finished" if self.end == FINISHED else "failed")
         return f"<Completion {self.index} {state}>"
-
-
-@cython.internal
-@cython.final
-cdef class Turn:
-    """A turn to send, on its way to the thread of the operation."""
-    cdef Completion completion
-
-    def __call__(self):
-        self.completion.take_turn_from_afar()
 
 
 # ---- what a batch has in flight ----

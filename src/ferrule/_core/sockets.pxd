@@ -34,8 +34,11 @@ cdef class SocketCore(Descriptor):
     cdef int64_t _sendfile_in_worker(self, Scheduler s, int fd, int64_t offset, uint64_t length,
                                      int64_t deadline) except? -4096
     cdef int64_t _send_some(self, Scheduler s, Slot *slot, int64_t deadline) except? -4096
-    # Turns to send.  A receiver that finds `sending` set queues itself.
+    # Turns to send: fibers wait for theirs, receivers queue themselves.
     cdef int _take_turn(self, Scheduler s, int64_t deadline) except -1
+    cdef bint take_turn_or_queue(self, object sender) except -1
+    cdef object _next_sender(self)
+    cdef bint leave_queue(self, object sender) except -1
     cdef int _pass_turn(self, Scheduler s) except -1
     cdef int64_t _try_accept(self, Scheduler s, Slot *slot) except? -4096
     cdef object _connect_unix(self, Scheduler s, object address)

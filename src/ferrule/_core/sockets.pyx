@@ -12,6 +12,7 @@ Rules, each measured (docs/BENCHMARKS.md):
     carry all.  What send(2) did not take always goes through the engine.
   * No hidden read-ahead: it would break detach, dup, MSG_PEEK and ssl.
 """
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
@@ -27,7 +28,7 @@ from ferrule._core.operation cimport (
 )
 from ferrule._core.scheduler cimport (
     SCRATCH_SIZE, Descriptor, Receiver, Scheduler, Slot, Task, Waitable, current_scheduler,
-    deadline_after, monotonic_ns, raise_error, scheduler_or_none, wake,
+    deadline_after, monotonic_ns, mutex_lock, mutex_unlock, raise_error, scheduler_or_none, wake,
 )
 
 import os
@@ -83,7 +84,9 @@ cdef enum:
 
 cdef class SendTurn(Waitable):
     cdef int abort_wait(self, Task task) except -1:
-        return task.scheduler.make_ready(task)
+        if (<SocketCore>task.wait_item).leave_queue(task):
+            task.scheduler.make_ready(task)
+        return 0  # else it has the turn, and is being woken
 
     cdef str describe_wait(self, Task task):
         return "its turn to send"
@@ -93,6 +96,17 @@ cdef class SendTurn(Waitable):
 
 
 cdef SendTurn send_turn = SendTurn()
+
+
+@cython.final
+cdef class TurnPassed:
+    """In the inbox of a receiver's thread: its turn to send has come."""
+    cdef SocketCore sock
+    cdef Receiver receiver
+
+    def __call__(self):
+        if not self.receiver.take_turn():
+            self.sock._pass_turn(self.receiver.home)
 
 
 cdef class SocketCore(Descriptor):
@@ -447,20 +461,24 @@ cdef class SocketCore(Descriptor):
 
     cdef int _take_turn(self, Scheduler s, int64_t deadline) except -1:
         cdef Task me
-        if not self.sending:
-            self.sending = True
+        if self.take_turn_or_queue(None):
             return 0
         if self.timeout_ns == 0:
             raise BlockingIOError(EAGAIN, os.strerror(EAGAIN))
         me = s.about_to_wait()
-        if self.send_queue is None:
-            self.send_queue = []
-        self.send_queue.append(me)
-        s.wait_on(me, send_turn, deadline, True)
-        if me in self.send_queue:  # not handed over: timed out or cancelled
-            self.send_queue.remove(me)
-            s.about_to_wait()
-            raise TimeoutError("timed out")
+        me.wait_item = self
+        me.wait_outcome = 0
+        try:
+            if not self.take_turn_or_queue(me):
+                s.wait_on(me, send_turn, deadline, True)
+                if not me.wait_outcome:  # not handed over: timed out or cancelled
+                    s.about_to_wait()
+                    raise TimeoutError("timed out")
+        except BaseException:
+            self.leave_queue(me)
+            raise
+        finally:
+            me.wait_item = None
         try:
             self.check_open()
         except OSError:
@@ -469,15 +487,60 @@ cdef class SocketCore(Descriptor):
         return 0
 
     cdef int _pass_turn(self, Scheduler s) except -1:
-        while self.send_queue:
-            following = self.send_queue.pop(0)
+        cdef TurnPassed passed
+        while True:
+            following = self._next_sender()
+            if following is None:
+                return 0
             if isinstance(following, Task):
-                wake(<Task>following)  # which may be another thread's
-                return 0  # `sending` stays: the turn is handed over
+                return wake(<Task>following)
+            if (<Receiver>following).home is not s:
+                passed = TurnPassed.__new__(TurnPassed)
+                passed.sock, passed.receiver = self, following
+                return (<Receiver>following).home.post(passed)
             if (<Receiver>following).take_turn():
                 return 0
-        self.sending = False
-        return 0
+
+    cdef bint take_turn_or_queue(self, object sender) except -1:
+        """Whether it is this sender's turn now; if not it is queued, unless it is None."""
+        mutex_lock(&self.guard)
+        cdef bint taken = not self.sending
+        try:
+            if taken:
+                self.sending = True
+            elif sender is not None and self.send_queue is None:
+                self.send_queue = [sender]
+            elif sender is not None:
+                self.send_queue.append(sender)
+        finally:
+            mutex_unlock(&self.guard)
+        return taken
+
+    cdef object _next_sender(self):
+        """Whose turn it is now; `sending` stays as long as there is one."""
+        cdef object following = None
+        mutex_lock(&self.guard)
+        try:
+            if self.send_queue:
+                following = self.send_queue.pop(0)
+                if isinstance(following, Task):
+                    (<Task>following).wait_outcome = 1
+            else:
+                self.sending = False
+        finally:
+            mutex_unlock(&self.guard)
+        return following
+
+    cdef bint leave_queue(self, object sender) except -1:
+        """Give up waiting; False if the turn has been given and the news is on its way."""
+        mutex_lock(&self.guard)
+        cdef bint queued = self.send_queue is not None and sender in self.send_queue
+        try:
+            if queued:
+                self.send_queue.remove(sender)
+        finally:
+            mutex_unlock(&self.guard)
+        return queued
 
     # ---- for layers above a stream (ssl), whose calls are several of these ----
 
