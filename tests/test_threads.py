@@ -1,4 +1,4 @@
-"""Several loop threads: what is shared, what stays, what crosses.  Right with the GIL as without."""
+"""Several loop threads: what is shared, what stays, what crosses.  With the GIL as without."""
 
 from __future__ import annotations
 
