@@ -76,14 +76,17 @@ def test_tasks_run_on_several_threads(run: Run, threads: int) -> None:
         spin(0.002)
         return thread()
 
-    def main() -> collections.Counter[int]:
-        with ferrule.TaskGroup() as group:
-            tasks = [group.spawn(work) for _ in range(60)]
-        return collections.Counter(task.result() for task in tasks)
+    def main() -> set[int]:
+        seen: set[int] = set()
+        until = time.monotonic() + SECONDS
+        while len(seen) < 2:
+            assert time.monotonic() < until, "one thread ran them all"
+            with ferrule.TaskGroup() as group:
+                tasks = [group.spawn(work) for _ in range(60)]
+            seen |= {task.result() for task in tasks}
+        return seen
 
-    seen = run(main, threads=threads)
-    assert 2 <= len(seen) <= threads
-    assert sum(seen.values()) == 60
+    assert len(run(main, threads=threads)) <= threads
 
 
 def test_one_thread_is_all_there_is_by_default_with_the_gil(run: Run) -> None:
@@ -293,12 +296,14 @@ def test_a_failure_on_one_thread_cancels_the_group_on_all(run: Run) -> None:
             ferrule.sleep(0.05)
             raise ValueError("one")
 
-        with pytest.raises(ExceptionGroup) as caught, ferrule.TaskGroup() as group:
-            for _ in range(40):
-                group.spawn(wait)
-            group.spawn(fail)
-        assert [str(exc) for exc in caught.value.exceptions] == ["one"]
-        assert len(set(cancelled)) >= 2
+        until = time.monotonic() + SECONDS
+        while len(set(cancelled)) < 2:
+            assert time.monotonic() < until, "one thread ran them all"
+            with pytest.raises(ExceptionGroup) as caught, ferrule.TaskGroup() as group:
+                for _ in range(40):
+                    group.spawn(wait)
+                group.spawn(fail)
+            assert [str(exc) for exc in caught.value.exceptions] == ["one"]
 
     run(main, threads=3)
 
@@ -414,10 +419,12 @@ def test_a_sleeper_on_another_thread_is_no_deadlock(run: Run) -> None:
 
 
 def test_ctrl_c_ends_fibers_on_every_thread(run: Run) -> None:
+    seen: set[int] = set()
     ended: list[int] = []
 
     def forever() -> None:
         spin(0.001)
+        seen.add(thread())
         try:
             ferrule.sleep(100)
         finally:
@@ -426,7 +433,10 @@ def test_ctrl_c_ends_fibers_on_every_thread(run: Run) -> None:
     def main() -> None:
         for _ in range(30):
             ferrule.spawn(forever)
-        ferrule.sleep(0.1)
+        while len(seen) < 2:
+            ferrule.spawn(forever)
+            spin(0.001)
+            ferrule.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
         ferrule.sleep(100)
 
@@ -464,12 +474,14 @@ def test_connections_are_served_by_whichever_thread_is_free(run: Run) -> None:
                         ferrule.spawn(serve, conn)
 
             acceptor = ferrule.spawn(accept)
-            clients = [ferrule.spawn(client, listener.getsockname()) for _ in range(30)]
-            for task in clients:
-                assert task.result(SECONDS) == b"ok"
+            until = time.monotonic() + SECONDS
+            while len(threads) < 2:
+                assert time.monotonic() < until, "one thread served everybody"
+                clients = [ferrule.spawn(client, listener.getsockname()) for _ in range(30)]
+                for task in clients:
+                    assert task.result(SECONDS) == b"ok"
             acceptor.cancel()
         acceptor.join()
-        assert len(threads) >= 2
 
     run(main, threads=3)
 
