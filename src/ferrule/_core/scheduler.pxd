@@ -201,13 +201,12 @@ cdef class Crew:
     cdef object overflow                 # new tasks that their thread's queue had no room for
     cdef idle_set idle
     cdef bint starting                   # a thread is being started
-    cdef bint size_reached               # no more of them can be had
+    cdef bint no_more                    # of them can be had: the others go on alone
     cdef int enter_task(self, Task task) except -1
     cdef int stop_if_done(self) except -1
     cdef int root_fails(self, exc) except -1
     cdef int task_waits(self) except -1
     cdef int _add_thread(self) except -1
-    cdef int _go_on_without(self, exc) except -1
     cdef int join_threads(self) except -1
     cdef bint has_work(self) except -1
     cdef bint is_quiet(self) except -1

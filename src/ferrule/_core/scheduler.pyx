@@ -99,6 +99,7 @@ cdef extern from "steal_queue.h":
 cdef extern from "idle_set.h":
     enum:
         IDLE_ALL_AWAKE
+        IDLE_THREADS_MAX
     void idle_begin_search(idle_set *s) noexcept nogil
     bint idle_end_search(idle_set *s) noexcept nogil
     void idle_sleep(idle_set *s, int index) noexcept nogil
@@ -124,7 +125,6 @@ cdef enum:
     ERROR_RETURN = -4096            # never a kernel result
     FAILED_POLLS_MAX = 10
     TICKS_PER_LOOK = 64             # at the clock, by a loop that never waits
-    THREADS_MAX = 64                # bits of idle_set
     SPILL_MAX = 128                 # new tasks moved at once between a queue and the overflow
 
 
@@ -1190,8 +1190,8 @@ cdef class Scheduler:
         """Take part in the crew's work on this thread, until it ends."""
         try:
             self._open()
-        except BaseException as exc:
-            self.crew.thread_failed(exc)
+        except (OSError, MemoryError):
+            self.crew.no_more = True
             self.quiet = self.closed = True
             return
         try:
@@ -1761,20 +1761,16 @@ cdef class Scheduler:
         """Look for work elsewhere; True, and announced as asleep, if there is none."""
         cdef Crew crew = self.crew
         idle_begin_search(&crew.idle)
-        if self._find_work():
-            self._end_search()
-            return False
-        idle_sleep(&crew.idle, self.index)
-        # Looked at again after the announcement: who made work before it took us for awake.
-        if crew.has_work() or self.inbox_filled or crew.stopping:
+        while not self._find_work():
+            idle_sleep(&crew.idle, self.index)
+            if not crew.has_work():
+                return True
             idle_search_again(&crew.idle, self.index)
-            self._find_work()
-            self._end_search()
-            return False
-        return True
+        self._end_search()
+        return False
 
     cdef int _be_awake(self) except -1:
-        """No longer announced as asleep; one that was claimed is a searcher, and searches."""
+        """No longer asleep; one that was claimed is a searcher."""
         if idle_awake(&self.crew.idle, self.index):
             self._find_work()
             self._end_search()

@@ -3,8 +3,8 @@
 @cython.final
 cdef class Crew:
     def __init__(self, new_backend, size_t size, max_fibers):
-        if not 1 <= size <= THREADS_MAX:
-            raise ValueError(f"threads must be 1 to {THREADS_MAX}, not {size}")
+        if not 1 <= size <= <size_t>IDLE_THREADS_MAX:
+            raise ValueError(f"threads must be 1 to {IDLE_THREADS_MAX}, not {size}")
         self.new_backend = new_backend
         self.size = size
         self.max_fibers = 0xffffffff if max_fibers is None else max_fibers
@@ -90,7 +90,7 @@ cdef class Crew:
         if index >= 0:
             (<Scheduler>self.schedulers[index]).rouse()
         elif (index == IDLE_ALL_AWAKE and len(self.schedulers) < self.size
-                and not self.size_reached):
+                and not self.no_more):
             self._add_thread()
         return 0
 
@@ -111,18 +111,10 @@ cdef class Crew:
             self.schedulers.append(s)
             thread.start()
             self.threads.append(thread)
-        except BaseException as exc:
-            self._go_on_without(exc)
+        except (OSError, MemoryError, RuntimeError):
+            self.no_more = True  # the system has no room for one: we go on with those we have
         finally:
             self.starting = False
-        return 0
-
-    def thread_failed(self, exc):
-        """A thread could not open its engine: the others go on without more of them."""
-        self._go_on_without(exc)
-
-    cdef int _go_on_without(self, exc) except -1:
-        self.size_reached = True
         return 0
 
     cdef int join_threads(self) except -1:
