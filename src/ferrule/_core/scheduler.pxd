@@ -240,6 +240,7 @@ cdef class Scheduler:
     cdef mutex post_guard        # of closed, reachable and what other threads put in the inbox
     cdef steal_queue new_tasks   # that others may take; used with several threads only
     cdef uint32_t new_left       # of them, in this round
+    cdef bint relies_on_outside  # waiting, and only work outside could end that
     cdef bint quiet              # about to wait, or waiting, with nothing that could end it
     # For `inspect` and its watchdog, which look from outside.
     cdef int64_t clock           # when the loop last looked at the time
@@ -303,6 +304,7 @@ cdef class Scheduler:
     cdef int64_t _expire_timers(self) except? -4096
     cdef int64_t _drop_stale_timers(self) except? -4096
     cdef int _empty_inbox(self) except -1
+    cdef bint _relies_on_outside(self) noexcept
     cdef bint _is_deadlocked(self) except -1
     cdef int _report_deadlock(self) except -1
     cdef int _lift_shields(self) except -1

@@ -1507,7 +1507,7 @@ cdef class Scheduler:
         elif may_block and self.crew.size > 1:
             may_block = asleep = self._may_sleep()
         try:
-            if may_block and not self.backend.in_flight and not self.crew.external_waits:
+            if may_block and not self.backend.in_flight and not self._relies_on_outside():
                 if self._is_deadlocked():
                     self._report_deadlock()
                     may_block = False
@@ -1517,7 +1517,7 @@ cdef class Scheduler:
         finally:
             if asleep:
                 self._be_awake()
-        self.quiet = False
+        self.quiet = self.relies_on_outside = False
         self._take_completed()
         if may_block:
             if self.is_main_thread:
@@ -1643,6 +1643,13 @@ cdef class Scheduler:
         return 0
 
     # ---- deadlock ----
+
+    cdef bint _relies_on_outside(self) noexcept:
+        """Whether work outside may end this thread's wait; who ends the last of it ends the wait."""
+        mutex_lock(&self.crew.guard)
+        self.relies_on_outside = self.crew.external_waits != 0
+        mutex_unlock(&self.crew.guard)
+        return self.relies_on_outside
 
     cdef bint _is_deadlocked(self) except -1:
         if self._drop_stale_timers() >= 0:

@@ -78,9 +78,15 @@ cdef class Crew:
 
     def external_work(self, int change):
         """Work outside that may wake a fiber begins (1) or has ended (-1).  From any thread."""
+        cdef Scheduler s
         mutex_lock(&self.guard)
         self.external_waits += change
+        cdef bint ended = self.external_waits == 0
         mutex_unlock(&self.guard)
+        if ended:  # who relied on it has to look whether anything else can wake a fiber
+            for s in self.schedulers:
+                if s.relies_on_outside:
+                    s.rouse()
 
     # ---- threads ----
 
