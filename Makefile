@@ -1,5 +1,5 @@
 # Every target sets itself up: it makes .venv, installs what is needed, builds, then does its job.
-#   make demo | test | sanitize | sanitize-all | check | bench | soak | build | clean
+#   make demo | test | test-free-threaded | sanitize | sanitize-all | check | bench | soak | build | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +16,7 @@ SANITIZED_C := $(C_TESTS:=.address) $(C_TESTS:=.thread) $(SANITIZED)/c/mistakes.
     $(EXPLORING:tests/c/%.c=$(SANITIZED)/c/%.explored)
 SOURCES := $(shell find src -type f -not -name '*.pyc') meson.build pyproject.toml
 
-.PHONY: build test sanitize sanitize-all check demo bench soak clean
+.PHONY: build test test-free-threaded sanitize sanitize-all check demo bench soak clean
 .DELETE_ON_ERROR:
 
 build: $(VENV)/.built
@@ -41,7 +41,38 @@ $(VENV)/.built: $(VENV)/.deps $(SOURCES)
 test: build
 	$(BIN)/python -m pytest --outcomes=build/outcomes.json $(PYTEST_ARGS)
 	$(if $(strip $(PYTEST_ARGS)),,$(BIN)/python tools/ring_coverage.py build/outcomes.json)
+	$(if $(strip $(PYTEST_ARGS)),,$(MAKE) test-free-threaded)
 	$(if $(strip $(PYTEST_ARGS)),,$(MAKE) sanitize)
+
+# What tasks, groups, scopes and the synchronisation classes are made of, without the GIL: on one
+# loop thread, and what tests/test_threads.py does with several.
+FREE_THREADED := build/free-threaded
+FREE_THREADED_BIN := $(FREE_THREADED)/venv/bin
+FREE_THREADED_ARCHIVE = $(firstword $(wildcard ../shared/deps/python3.*t-linux-$(shell uname -m).tar.xz))
+FREE_THREADED_TESTS := $(patsubst %,tests/test_%.py,threads tasks groups cancel events locks \
+    condition_variables semaphores queues barriers socket_cancel)
+
+test-free-threaded:
+	$(if $(FREE_THREADED_ARCHIVE),$(MAKE) $(FREE_THREADED)/.built,@echo \
+	    "skipped: there is no free-threaded Python in ../shared/deps")
+	$(if $(FREE_THREADED_ARCHIVE),FERRULE_THREADS=1 $(FREE_THREADED_BIN)/python -W error -m pytest \
+	    -q -p no:cacheprovider $(FREE_THREADED_TESTS))
+
+# The newest greenlet that this Python, 3.13, can compile without the GIL; later ones need 3.14.
+$(FREE_THREADED)/.deps: Makefile
+	rm -rf $(FREE_THREADED) && mkdir -p $(FREE_THREADED)/python
+	tar -C $(FREE_THREADED)/python --strip-components=1 -xf $(FREE_THREADED_ARCHIVE)
+	$(FREE_THREADED)/python/bin/python3.*t -m venv $(FREE_THREADED)/venv
+	$(FREE_THREADED_BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    'greenlet==3.5.3' 'meson-python>=0.16' 'cython>=3.1' meson ninja 'pytest>=8'
+	touch $@
+
+$(FREE_THREADED)/.built: $(FREE_THREADED)/.deps $(SOURCES)
+	mkdir -p $(FREE_THREADED)/build
+	PATH="$(CURDIR)/$(FREE_THREADED_BIN):$$PATH" $(FREE_THREADED_BIN)/python -m pip install --quiet \
+	    --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall \
+	    --config-settings=build-dir=$(FREE_THREADED)/build .
+	touch $@
 
 # The C parts under AddressSanitizer, UBSan and ThreadSanitizer.  The sanitized package lies beside
 # the one in .venv and never in it.
