@@ -139,8 +139,8 @@ def worker_threads(name: str, limit: int) -> WorkerThreads:
     """The current runtime's pool of that name, made at the first use."""
     pools = current_runtime().worker_pools
     pool = pools.get(name)
-    if pool is None:
-        pool = pools[name] = WorkerThreads(name, limit)
+    if pool is None:  # of two loop threads that come here at once one keeps its pool
+        pool = pools.setdefault(name, WorkerThreads(name, limit))
     return pool
 
 
