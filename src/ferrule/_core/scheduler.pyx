@@ -1645,7 +1645,7 @@ cdef class Scheduler:
     # ---- deadlock ----
 
     cdef bint _relies_on_outside(self) noexcept:
-        """Whether work outside may end this thread's wait; who ends the last of it ends the wait."""
+        """Whether work outside may end this wait; who ends the last of it ends the wait too."""
         mutex_lock(&self.crew.guard)
         self.relies_on_outside = self.crew.external_waits != 0
         mutex_unlock(&self.crew.guard)
