@@ -1,5 +1,5 @@
-/* inbox.h and countdown.h by one thread, from a signal handler, and by eight threads at once; in
- * every order of their steps they are explored in explore_inbox.c and explore_countdown.c.
+/* inbox.h by one thread, from a signal handler, and by eight threads at once; in every order of its
+ * steps it is explored in explore_inbox.c.
  */
 #include "inbox.h"
 
@@ -8,7 +8,6 @@
 #include <signal.h>
 
 #include "check.h"
-#include "countdown.h"
 
 #define SENDERS 7
 #define MESSAGES 20000 /* of each sender */
@@ -139,49 +138,6 @@ static void what_comes_after_the_close_is_refused(void) {
     for (uint32_t round = 0; round < 20; round++) receive_from_seven(round * MESSAGES / 10);
 }
 
-struct group { struct countdown members; uint32_t sums[SENDERS]; sem_t woken; };
-static struct group *groups[1000];
-static pthread_barrier_t together;
-
-static void *be_a_member_of_each(void *arg) {
-    uint32_t self = (uint32_t)(uintptr_t)arg;
-    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
-        pthread_barrier_wait(&together);
-        struct group *group = groups[i];
-        group->sums[self] = self + 1;
-        if (countdown_end(&group->members)) CHECK_EQ(sem_post(&group->woken), 0);
-    }
-    return NULL;
-}
-
-/* The waker may post to the semaphore, since the owner does not leave before it is woken; but
- * sem_post itself may still look at it then, so the semaphores are freed at the end. */
-static void an_owner_leaves_its_group_as_soon_as_seven_members_have_ended(void) {
-    pthread_t threads[SENDERS];
-    CHECK_EQ(pthread_barrier_init(&together, NULL, SENDERS + 1), 0);
-    for (uintptr_t i = 0; i < SENDERS; i++)
-        CHECK_EQ(pthread_create(&threads[i], NULL, be_a_member_of_each, (void *)i), 0);
-    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
-        struct group *group = groups[i] = malloc(sizeof *group);
-        uint32_t sum = 0;
-        CHECK(group != NULL);
-        countdown_init(&group->members);
-        CHECK_EQ(sem_init(&group->woken, 0, 0), 0);
-        for (int k = 0; k < SENDERS; k++) countdown_add(&group->members);
-        pthread_barrier_wait(&together);
-        while (countdown_wait(&group->members)) CHECK_EQ(sem_wait(&group->woken), 0);
-        for (int k = 0; k < SENDERS; k++) sum += group->sums[k];
-        CHECK_EQ(sum, SENDERS * (SENDERS + 1) / 2);
-        memset(&group->members, 0xff, sizeof group->members + sizeof group->sums);
-    }
-    for (int i = 0; i < SENDERS; i++) CHECK_EQ(pthread_join(threads[i], NULL), 0);
-    for (size_t i = 0; i < sizeof groups / sizeof *groups; i++) {
-        CHECK_EQ(sem_destroy(&groups[i]->woken), 0);
-        free(groups[i]);
-    }
-    pthread_barrier_destroy(&together);
-}
-
 int main(void) {
     RUN(messages_come_in_the_order_of_their_sending);
     RUN(the_first_to_send_to_a_sleeper_must_wake_it);
@@ -189,6 +145,5 @@ int main(void) {
     RUN(a_signal_handler_may_send_at_any_moment);
     RUN(what_seven_threads_send_to_one_comes_in_their_orders);
     RUN(what_comes_after_the_close_is_refused);
-    RUN(an_owner_leaves_its_group_as_soon_as_seven_members_have_ended);
     return 0;
 }

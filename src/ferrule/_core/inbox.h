@@ -69,6 +69,12 @@ static inline struct inbox_node *inbox_take(struct inbox *in) {
     return inbox_in_order(ATOMIC_SWAP(&in->newest, INBOX_EMPTY, ACQUIRE));
 }
 
+/* Any thread.  Whether nothing has come that was not taken. */
+static inline bool inbox_is_empty(struct inbox *in) {
+    struct inbox_node *newest = ATOMIC_LOAD(&in->newest, ACQUIRE);
+    return newest == INBOX_EMPTY || newest == INBOX_ASLEEP || newest == INBOX_CLOSED;
+}
+
 /* Before a wait in the kernel: whether it may begin.  If not, something has come, or it is closed.
  * Each sleep ends with inbox_take, whatever ended the wait. */
 static inline bool inbox_sleep(struct inbox *in) {

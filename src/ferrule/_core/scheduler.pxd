@@ -11,6 +11,10 @@ cdef extern from "steal_queue.h":
     struct steal_queue:
         pass
 
+cdef extern from "inbox.h":
+    struct inbox:
+        pass
+
 cdef extern from "idle_set.h":
     struct idle_set:
         pass
@@ -228,16 +232,15 @@ cdef class Scheduler:
     cdef Waitable sleepers, operations
     cdef uint32_t inline_count
     cdef int64_t slice_start
-    cdef object inbox
+    cdef inbox inbox             # Letters of other threads and signal handlers
     cdef list failed_tasks       # weakly: nobody has asked for their exceptions yet
     cdef Py_ssize_t failed_tasks_limit
-    cdef int inbox_filled
     cdef int failed_polls        # in a row
     cdef readonly bint dead      # in a forked child
     cdef bint closed             # nothing can be posted any more
     cdef bint reachable          # the engine is open, so it can be waked
     cdef bint in_tick, is_main_thread
-    cdef mutex post_guard        # of closed, reachable and what other threads put in the inbox
+    cdef mutex wake_guard        # of reachable, and of the engine's life while somebody wakes it
     cdef steal_queue new_tasks   # that others may take; used with several threads only
     cdef uint32_t new_left       # of them, in this round
     cdef bint relies_on_outside  # waiting, and only work outside could end that
@@ -304,6 +307,7 @@ cdef class Scheduler:
     cdef int64_t _expire_timers(self) except? -4096
     cdef int64_t _drop_stale_timers(self) except? -4096
     cdef int _empty_inbox(self) except -1
+    cdef int _read(self, object item) except -1
     cdef bint _relies_on_outside(self) noexcept
     cdef bint _is_deadlocked(self) except -1
     cdef int _report_deadlock(self) except -1

@@ -63,15 +63,10 @@ cdef extern from *:
         static uint64_t last;
         return __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
     }
-    #define fe_flag_set(p) __atomic_store_n((p), 1, __ATOMIC_RELEASE)
-    #define fe_flag_take(p) (__atomic_load_n((p), __ATOMIC_RELAXED) \
-                             && __atomic_exchange_n((p), 0, __ATOMIC_ACQ_REL))
     """
     PyObject *fe_thread_scheduler
     int64_t fe_monotonic_ns() nogil
     uint64_t fe_next_task_id() nogil
-    void fe_flag_set(int *p) nogil
-    int fe_flag_take(int *p) nogil
 
 cdef extern from "<errno.h>":
     int ECANCELED, ETIME
@@ -106,6 +101,20 @@ cdef extern from "idle_set.h":
     void idle_search_again(idle_set *s, int index) noexcept nogil
     bint idle_awake(idle_set *s, int index) noexcept nogil
     int idle_claim(idle_set *s) noexcept nogil
+
+cdef extern from "inbox.h":
+    enum:
+        INBOX_SENT
+        INBOX_WAKE
+        INBOX_REFUSED
+    struct inbox_node:
+        inbox_node *next
+    void inbox_init(inbox *i) noexcept nogil
+    int inbox_push(inbox *i, inbox_node *node) noexcept nogil
+    inbox_node *inbox_take(inbox *i) noexcept nogil
+    bint inbox_sleep(inbox *i) noexcept nogil
+    inbox_node *inbox_close(inbox *i) noexcept nogil
+    bint inbox_is_empty(inbox *i) noexcept nogil
 
 cdef extern from "greenlet.h":
     ctypedef struct PyGreenlet:
@@ -1147,7 +1156,7 @@ cdef class Scheduler:
         self.backend = backend
         self.backend.table = &self.table
         self.idle_fibers = []
-        self.inbox = collections.deque()
+        inbox_init(&self.inbox)
         self.failed_tasks = []
         self.failed_tasks_limit = 64
         self.sleepers = Sleepers()
@@ -1215,9 +1224,9 @@ cdef class Scheduler:
         Py_DECREF(self.hub)
         fe_thread_scheduler = <PyObject *>self
         open_schedulers.append(self)
-        mutex_lock(&self.post_guard)
+        mutex_lock(&self.wake_guard)
         self.reachable = True
-        mutex_unlock(&self.post_guard)
+        mutex_unlock(&self.wake_guard)
         return 0
 
     cdef int _leave(self) except -1:
@@ -1250,8 +1259,8 @@ cdef class Scheduler:
     #  3. Whoever ended the last one sets `stopping` and wakes every thread.  From here on nothing
     #     is spawned, stolen or started; a thread that only now comes to its loop leaves it at once.
     #  4. Idle fibers are told to return.  None of them holds a task.
-    #  5. The queue of new tasks is closed, then the inbox, under the lock of those who post:
-    #     nothing can land after the last look, nor wake an engine that is closed.
+    #  5. The queue of new tasks is closed, then the inbox: nothing can land after the last look.
+    #     From then on, under the lock of those who wake, the engine is out of their reach.
     #  6. The engine cancels and drains what is still in flight (abandoned slots), then closes; what
     #     will not drain is leaked on purpose, and counted.
     #  7. run()'s thread joins the others.
@@ -1259,14 +1268,20 @@ cdef class Scheduler:
     #  9. Only then are slots and timers freed (__dealloc__).
     cdef int _shut_down(self) except -1:
         cdef Fiber fiber
+        cdef Letter *letter
         while self.idle_fibers:
             fiber = self.idle_fibers.pop()
             self._switch(fiber.greenlet)
         steal_queue_close(&self.new_tasks)
-        mutex_lock(&self.post_guard)
         self.closed = True
+        cdef inbox_node *node = inbox_close(&self.inbox)
+        while node != NULL:
+            letter = <Letter *>node
+            node = node.next
+            take_letter(letter)
+        mutex_lock(&self.wake_guard)
         self.reachable = False
-        mutex_unlock(&self.post_guard)
+        mutex_unlock(&self.wake_guard)
         if self.on_close is not None:
             self.on_close()
         self.leaked = self.backend.close()
@@ -1471,8 +1486,7 @@ cdef class Scheduler:
 
     cdef int look_around(self) except -1:
         """For fibers that compute: see deadlines and cancellations since the last tick."""
-        if fe_flag_take(&self.inbox_filled):
-            self._empty_inbox()
+        self._empty_inbox()
         if self.heap.count:
             self._expire_timers()
         return 0
@@ -1497,8 +1511,7 @@ cdef class Scheduler:
         if self.ticks % TICKS_PER_LOOK == 1:
             self.clock = monotonic_ns()
         self.in_tick = True
-        if fe_flag_take(&self.inbox_filled):
-            self._empty_inbox()
+        self._empty_inbox()
         if self.heap.count:
             timeout = self._expire_timers()
         if (self.ready_head is not None or self.crew.stopping
@@ -1513,6 +1526,7 @@ cdef class Scheduler:
                     may_block = False
                 elif self.ready_head is not None:
                     may_block = False  # looking ran Python code, which may have waked somebody
+            may_block = may_block and inbox_sleep(&self.inbox)
             self._poll(timeout, may_block)
         finally:
             if asleep:
@@ -1524,8 +1538,7 @@ cdef class Scheduler:
                 self._run_signal_handlers()
             if self.heap.count:
                 self._expire_timers()
-            if fe_flag_take(&self.inbox_filled):
-                self._empty_inbox()
+            self._empty_inbox()
         self.in_tick = False
         return 0
 
@@ -1606,40 +1619,49 @@ cdef class Scheduler:
                 return node.when
 
     cdef int _empty_inbox(self) except -1:
-        cdef Py_ssize_t _i
-        for _i in range(len(self.inbox)):  # what is posted meanwhile comes next time
-            item = self.inbox.popleft()
-            if isinstance(item, Task):
-                self.make_ready(<Task>item)
-                continue
-            if isinstance(item, Interruption):
-                deliver_cancel((<Interruption>item).task)
-                continue
-            try:
-                item()
-            except BaseException as exc:
-                report_unraisable(exc, item)
+        """Deal with what was posted; what comes meanwhile is dealt with next time."""
+        cdef inbox_node *node = inbox_take(&self.inbox)
+        cdef inbox_node *after
+        while node != NULL:
+            after = node.next
+            self._read(take_letter(<Letter *>node))
+            node = after
+        return 0
+
+    cdef int _read(self, object item) except -1:
+        if isinstance(item, Task):
+            return self.make_ready(<Task>item)
+        if isinstance(item, Interruption):
+            return deliver_cancel((<Interruption>item).task)
+        try:
+            item()
+        except BaseException as exc:
+            report_unraisable(exc, item)
         return 0
 
     cdef int post(self, object item) except -1:
         """From any thread: make a task ready, or call something, in the next tick."""
-        mutex_lock(&self.post_guard)
-        try:
-            if not self.closed:
-                self.inbox.append(item)
-                fe_flag_set(&self.inbox_filled)
-                if self.reachable:
-                    self.backend.wake()
-        finally:
-            mutex_unlock(&self.post_guard)
+        cdef Letter *letter = <Letter *>malloc(sizeof(Letter))
+        cdef int sent
+        if letter == NULL:
+            raise MemoryError("no memory for a message to another thread")
+        Py_INCREF(item)
+        letter.item = <PyObject *>item
+        sent = inbox_push(&self.inbox, &letter.node)
+        if sent == INBOX_REFUSED:
+            take_letter(letter)
+        elif sent == INBOX_WAKE:
+            self.rouse()
         return 0
 
     cdef int rouse(self) except -1:
         """End this thread's wait, now or to come.  From any thread."""
-        mutex_lock(&self.post_guard)
+        if self.dead:
+            return 0  # a forked child, where another thread may have held the guard
+        mutex_lock(&self.wake_guard)
         if self.reachable:
             self.backend.wake()
-        mutex_unlock(&self.post_guard)
+        mutex_unlock(&self.wake_guard)
         return 0
 
     # ---- deadlock ----
@@ -2245,6 +2267,21 @@ cdef int raise_error(int64_t result, object path=None) except -1:
     if path is None:
         raise OSError(err, os.strerror(err))
     raise OSError(err, os.strerror(err), path)
+
+
+# ---- what is posted ----
+
+cdef struct Letter:
+    inbox_node node
+    PyObject *item
+
+
+cdef object take_letter(Letter *letter):
+    """What is in a letter, which is freed."""
+    item = <object>letter.item
+    Py_DECREF(item)
+    free(letter)
+    return item
 
 
 # ---- what Python calls ----

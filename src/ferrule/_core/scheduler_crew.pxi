@@ -144,6 +144,6 @@ cdef class Crew:
         cdef bint quiet = not self.stopping and not self.external_waits and not self.has_work()
         mutex_lock(&self.guard)
         for s in self.schedulers:
-            quiet = quiet and s.quiet and not s.ready_count and not s.inbox_filled
+            quiet = quiet and s.quiet and not s.ready_count and inbox_is_empty(&s.inbox)
         mutex_unlock(&self.guard)
         return quiet
