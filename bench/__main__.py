@@ -17,6 +17,8 @@ NAMES = (
     "spawn",
     "group",
     "queue_hop",
+    "hops",
+    "threads",
     "batch",
     "sleepers",
     "files",
