@@ -221,6 +221,27 @@ def test_an_engine_that_cannot_be_opened_again_leaves_the_others_at_work(
     assert run(main, threads=4) == 20
 
 
+def test_threads_that_cannot_be_started_are_done_without(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name.startswith("ferrule-loop"):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    def main() -> None:
+        tasks = [ferrule.spawn(thread) for _ in range(20)]
+        assert {task.result() for task in tasks} == {thread()}
+        ferrule.Event().wait()
+
+    with pytest.raises(ferrule.DeadlockError):  # which counts only threads that there are
+        run(main, threads=3)
+
+
 # ---- what crosses ----
 
 

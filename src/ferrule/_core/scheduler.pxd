@@ -292,6 +292,8 @@ cdef class Scheduler:
     cdef int _shut_down(self) except -1
     cdef int _open(self) except -1
     cdef int _leave(self) except -1
+    cdef int give_up(self) except -1
+    cdef int _close_inbox(self) except -1
     cdef int rouse(self) except -1
     cdef int _offer(self, Task task) except -1
     cdef int _begin_round(self) except -1

@@ -1200,13 +1200,18 @@ cdef class Scheduler:
         try:
             self._open()
         except (OSError, MemoryError):
-            self.crew.no_more = True
-            self.quiet = self.closed = True
+            self.give_up()
             return
         try:
             self._run_hub()
         finally:
             self._leave()
+
+    cdef int give_up(self) except -1:
+        """The system has no room for this thread: the crew goes on with those it has."""
+        self.crew.no_more = True
+        self.quiet = True
+        return self._close_inbox()
 
     cdef int _open(self) except -1:
         global fe_thread_scheduler
@@ -1268,17 +1273,11 @@ cdef class Scheduler:
     #  9. Only then are slots and timers freed (__dealloc__).
     cdef int _shut_down(self) except -1:
         cdef Fiber fiber
-        cdef Letter *letter
         while self.idle_fibers:
             fiber = self.idle_fibers.pop()
             self._switch(fiber.greenlet)
         steal_queue_close(&self.new_tasks)
-        self.closed = True
-        cdef inbox_node *node = inbox_close(&self.inbox)
-        while node != NULL:
-            letter = <Letter *>node
-            node = node.next
-            take_letter(letter)
+        self._close_inbox()
         mutex_lock(&self.wake_guard)
         self.reachable = False
         mutex_unlock(&self.wake_guard)
@@ -1290,6 +1289,17 @@ cdef class Scheduler:
         if self.index == 0:
             self.crew.join_threads()
         return self.report_failures()
+
+    cdef int _close_inbox(self) except -1:
+        cdef inbox_node *node
+        cdef inbox_node *after
+        self.closed = True
+        node = inbox_close(&self.inbox)
+        while node != NULL:
+            after = node.next
+            take_letter(<Letter *>node)
+            node = after
+        return 0
 
     cdef int note_failure(self, Task task) except -1:
         # Weakly: a failed task that nobody holds any more reports at once, in its __del__.

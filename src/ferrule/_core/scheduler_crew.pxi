@@ -102,7 +102,7 @@ cdef class Crew:
 
     cdef int _add_thread(self) except -1:
         """Start one more thread, unless one is being started, which will look for work itself."""
-        cdef Scheduler s
+        cdef Scheduler s = None
         mutex_lock(&self.guard)
         cdef bint starts = not self.starting and not self.stopping
         self.starting = self.starting or starts
@@ -118,7 +118,9 @@ cdef class Crew:
             thread.start()
             self.threads.append(thread)
         except (OSError, MemoryError, RuntimeError):
-            self.no_more = True  # the system has no room for one: we go on with those we have
+            self.no_more = True
+            if s is not None:
+                s.give_up()
         finally:
             self.starting = False
         return 0
