@@ -75,10 +75,11 @@ $(FREE_THREADED)/.built: $(FREE_THREADED)/.deps $(SOURCES)
 	touch $@
 
 # The C parts under AddressSanitizer, UBSan and ThreadSanitizer.  The sanitized package lies beside
-# the one in .venv and never in it.
+# the one in .venv and never in it.  pytest's watchdog thread is off: a fork() while it allocates
+# leaves the child with AddressSanitizer's lock held.
 sanitize: $(SANITIZED)/.built $(SANITIZED_C)
-	SANITIZE_DIR=$(CURDIR)/$(SANITIZED) tools/run-sanitized $(BIN)/python -m pytest \
-	    tests/sanitizers.py $(SANITIZE_TESTS)
+	SANITIZE_DIR=$(CURDIR)/$(SANITIZED) timeout 1200 tools/run-sanitized $(BIN)/python -m pytest \
+	    -o faulthandler_timeout=0 tests/sanitizers.py $(SANITIZE_TESTS)
 
 # Everything, in some minutes.  greenlet moves C stacks, which the sanitizer takes for overflows of
 # them, so the modules are checked for what they do to the heap alone.
