@@ -211,7 +211,7 @@ BENCHMARK = Benchmark(
     measure=measure,
     prepare=prepare,
     targets=[
-        Target(case_of(mib), peer, at_least=factor, subject=REGISTERED)
+        Target(case_of(mib), peer, at_least=factor, subject=FAST)
         for mib in SIZES_MIB
         for peer, factor in ((LOOP, 1.2), (POOL_OF_CHUNKS, 3), (POOL, 3))
     ],
