@@ -320,7 +320,7 @@ class Fuzzer:
         plain = isinstance(data, Token) and data.itself is None
         if op.may_hide and plain and rnd.random() < 0.15:
             flags |= SqeFlags.CQE_SKIP_SUCCESS
-        if rnd.random() < 0.04 and not op.spans:
+        if rnd.random() < 0.04:
             flags |= SqeFlags.ASYNC
         if rnd.random() < 0.03 and model.may_drain:
             flags |= SqeFlags.IO_DRAIN
@@ -489,9 +489,7 @@ class Fuzzer:
         link = self.rnd.choice((SqeFlags.IO_LINK, SqeFlags.IO_LINK, SqeFlags.IO_HARDLINK))
         for _ in range(self.rnd.randint(1, 4)):
             op = self.some_operation(model)
-            if op is None or op.multishot:
-                break
-            if not self.put(model, op, 0 if op.spans else link) or op.spans:
+            if op is None or op.multishot or not self.put(model, op, link):
                 break
             if self.rnd.random() < 0.2:
                 self.put(model, ops.LinkTimeout(model, self.rnd), 0)

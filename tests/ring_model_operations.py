@@ -43,7 +43,6 @@ class Operation:
     channel: Channel | None = None
     method = "prep_nop"
     multishot = False
-    spans = False  # several buffers: it may be neither ASYNC nor linked to the next one
     errors: frozenset[int] = frozenset()
     wanted: int | None = None  # a smaller result breaks a link; None: not known
     late = False  # a kernel thread looks up what it works on
@@ -285,7 +284,6 @@ class Receive(OnFile):
         self.group = model.some_group(rnd, not packets) if rnd.random() < 0.4 else None
         self.op_flags = self.ioprio = 0
         self.choose_method(rnd)
-        self.spans = bool(self.ioprio) and not self.multishot
         if self.group:
             self.size = self.group.size * (self.group.entries if self.ioprio else 1)
         else:

@@ -30,6 +30,7 @@ struct ring {
     uint8_t sqe_shift;       /* 1: SQEs of 128 bytes */
     uint8_t cqe_shift;       /* 1: CQEs of 32 bytes */
     uint8_t wide;            /* some or all CQEs are of 32 bytes */
+    uint8_t flags_used;      /* SQE flags that any request of it ever had */
     /* submission: sqe_head..sqe_tail are handed out but not yet shown to the kernel */
     uint32_t sqe_head, sqe_tail, sq_mask, sq_entries;
     uint32_t *sq_khead, *sq_ktail, *sq_kflags, *sq_kdropped, *sq_array;

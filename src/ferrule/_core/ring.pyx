@@ -250,6 +250,7 @@ cdef class Ring(Registrations):
     cdef dict tags                   # the kernel's number -> the object
     cdef uint64_t next_tag
     cdef bint changing               # a table, without the GIL
+    cdef bint bundling               # a bundle may be among the SQEs handed out
     cdef list queues                 # BatchQueue by number; None: not in use
     cdef batch_table batches
     cdef object __weakref__
@@ -701,7 +702,7 @@ cdef class Ring(Registrations):
         cdef int taken
         self.check()
         handed_over = self.r.sqe_tail - self.r.sqe_head
-        pending = ring_flush(&self.r)
+        pending = self.flush()
         if self.r.setup_flags & URING_SETUP_SQPOLL:
             pending = handed_over  # whether or not its thread has taken them yet
             fe_full_fence()
@@ -719,6 +720,30 @@ cdef class Ring(Registrations):
         if taken < 0:
             raise enter_error(taken)
         return taken
+
+    cdef inline uint32_t flush(self) noexcept:
+        if self.bundling:
+            self.split_bundles()
+        return ring_flush(&self.r)
+
+    # A single receive of a bundle that a kernel thread begins keeps its first buffer while it
+    # waits, and goes on in those that are next by then: which, nobody can tell (Linux 6.18).  It
+    # gets one buffer instead.  The rest of a chain may run in the thread that its beginning needed,
+    # and so does all that stands behind a DRAIN, until some moment after that one's completion.
+    cdef void split_bundles(self) noexcept:
+        cdef uint8_t linked = URING_SQE_IO_LINK | URING_SQE_IO_HARDLINK
+        cdef uint32_t at = self.r.sqe_head
+        cdef uint8_t before = ring_sqe_at(&self.r, at - 1).flags & linked
+        cdef uring_sqe *sqe
+        while at != self.r.sqe_tail:
+            sqe = ring_sqe_at(&self.r, at)
+            if sqe.opcode == URING_OP_RECV and not sqe.ioprio & URING_RECV_MULTISHOT and (
+                    before | self.r.flags_used & URING_SQE_IO_DRAIN
+                    | sqe.flags & (linked | URING_SQE_ASYNC)):
+                sqe.ioprio &= ~URING_RECVSEND_BUNDLE
+            before = sqe.flags & linked
+            at += 1
+        self.bundling = False
 
     # Submit `pending` and wait for `wait_nr` completions.  Submitting keeps the GIL, for much is
     # done at once; only a wait that finds too few lets go of it.  The kernel reports a signal or a

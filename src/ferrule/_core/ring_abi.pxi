@@ -243,6 +243,7 @@ cdef extern from "ring.h" nogil:
         uint8_t sqe_shift
         uint8_t cqe_shift
         bint wide
+        uint8_t flags_used
         uint32_t sqe_head
         uint32_t sqe_tail
         uint32_t sq_mask

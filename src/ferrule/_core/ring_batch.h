@@ -269,6 +269,7 @@ static inline int64_t batch_prep(struct ring *r, struct batch_table *t, struct b
         struct uring_sqe *sqe = batch_sqe(r, i);
         sqe->opcode = p->opcode;
         sqe->flags = item.flags;
+        r->flags_used |= item.flags;
         sqe->fd = item.fd;
         sqe->off = (uint64_t)item.offset;
         sqe->addr = (uint64_t)(uintptr_t)(p->memory + item.start);

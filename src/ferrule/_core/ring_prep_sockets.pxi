@@ -356,16 +356,14 @@ cdef class SocketOperations(FileOperations):
                 socket waits all the same, on recent kernels); MSG_WAITALL waits until the buffer
                 is full; the result is shorter at the end of the stream and when cancelled
         ioprio  RecvSendFlags.POLL_FIRST: wait for data before the first try (5.19).  BUNDLE: with
-                buffer_select, fill several buffers (6.10); without ASYNC, and linked to no next one
+                buffer_select, fill several buffers (6.10).  One that a kernel thread might begin
+                (ASYNC, in a chain, or in a ring that ever used DRAIN) fills one only
         res     bytes, 0 at the end of the stream; `sock_nonempty` tells whether more waits
         """
         cdef SQE sqe = self.place()
         check_bundle(sqe.owner, ioprio, buffer)
-        if sqe.raw != NULL:
-            sqe.editable()
-            sqe.check_bundle(URING_OP_RECV, <uint16_t>ioprio, sqe.raw.flags)
         sqe.transfer(URING_OP_RECV, file, buffer, True, 0, <uint32_t>flags)
-        sqe.raw.ioprio = <uint16_t>ioprio
+        sqe.set_ioprio(<uint16_t>ioprio)
         return sqe.tag(user_data)
 
     def prep_recv_multishot(self, file, group, int flags=0, *, unsigned int ioprio=0,

@@ -1,8 +1,5 @@
 # One SQE: filling it, and its fields.
 
-# The flags with which a kernel thread may begin an operation; a chain without an end is one's too.
-cdef uint8_t BEGUN_ELSEWHERE = URING_SQE_ASYNC | URING_SQE_IO_LINK | URING_SQE_IO_HARDLINK
-
 
 @cython.final
 cdef class SQE(SystemOperations):
@@ -323,18 +320,13 @@ cdef class SQE(SystemOperations):
 
     # ---- what may stand beside the operation ----------------------------------------------
 
-    # A bundle that a kernel thread begins keeps its first buffer while it waits, and goes on in
-    # those that are next by then: which, nobody can tell (Linux 6.18).
-    cdef int check_bundle(self, uint8_t opcode, uint16_t ioprio, uint8_t flags) except -1:
-        if opcode == URING_OP_RECV and flags & BEGUN_ELSEWHERE and ioprio & URING_RECVSEND_BUNDLE:
-            if not ioprio & URING_RECV_MULTISHOT:
-                raise ValueError("a receive of a bundle may have neither ASYNC nor a link to the "
-                                 "next SQE: in a kernel thread its buffers would get mixed up")
-        return 0
+    cdef inline void set_ioprio(self, uint16_t value) noexcept:
+        self.raw.ioprio = value
+        self.owner.bundling |= (value & URING_RECVSEND_BUNDLE) != 0
 
     cdef inline SQE flag(self, uint8_t bits):
         self.editable()
-        self.check_bundle(self.raw.opcode, self.raw.ioprio, bits)
+        self.owner.r.flags_used |= bits
         self.raw.flags |= bits
         return self
 
@@ -414,7 +406,6 @@ cdef class SQE(SystemOperations):
         if self.op.block != NULL and value != self.raw.opcode:
             raise ValueError("this SQE is prepared; to make it another operation, call that "
                              "one's prep_ method")
-        self.check_bundle(value, self.raw.ioprio, self.raw.flags)
         self.raw.opcode = self.op.opcode = value
 
     @property
@@ -426,7 +417,7 @@ cdef class SQE(SystemOperations):
     @flags.setter
     def flags(self, uint8_t value):
         self.editable()
-        self.check_bundle(self.raw.opcode, self.raw.ioprio, value)
+        self.owner.r.flags_used |= value
         if value & URING_SQE_BUFFER_SELECT and self.op.group == NULL:
             self.join(self.owner.group_of(self.raw.buf_index))
         self.owner.hide(self.op, (value & URING_SQE_CQE_SKIP_SUCCESS) != 0)
@@ -440,8 +431,7 @@ cdef class SQE(SystemOperations):
     @ioprio.setter
     def ioprio(self, uint16_t value):
         self.editable()
-        self.check_bundle(self.raw.opcode, value, self.raw.flags)
-        self.raw.ioprio = value
+        self.set_ioprio(value)
 
     @property
     def fd(self):
