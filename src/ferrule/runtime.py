@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import importlib
 import math
 import os
 import signal
@@ -24,6 +25,8 @@ Ts = TypeVarTuple("Ts")
 
 MAX_THREADS = 64
 BACKENDS = ("uring", "kqueue", "epoll", "threads")
+# Of those that this version has: their classes, and the modules of ferrule._core that have them.
+ENGINES = {"uring": ("backend_uring", "UringBackend")}
 Backend = Literal["auto", "uring", "kqueue", "epoll", "threads"]
 
 
@@ -37,9 +40,9 @@ def _choose_backend(name: str | None) -> str:
         return "uring"
     if name not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}; not {name!r}")
-    if name != "uring":
+    if name not in ENGINES:
         raise BackendUnavailable(
-            f"the {name} backend is not built yet; this version has: uring.  "
+            f"the {name} backend is not built yet; this version has: {', '.join(ENGINES)}.  "
             "Leave backend (and FERRULE_BACKEND) at 'auto'"
         )
     return name
@@ -221,9 +224,9 @@ def _observers(runtime: Runtime) -> contextlib.AbstractContextManager[object]:
 
 
 def _new_crew(backend: str, threads: int, max_fibers: int | None) -> _scheduler.Crew:
-    from ferrule._core.backend_uring import UringBackend
-
-    return _scheduler.Crew(UringBackend, threads, max_fibers)
+    module, name = ENGINES[backend]
+    new_backend = getattr(importlib.import_module(f"ferrule._core.{module}"), name)
+    return _scheduler.Crew(new_backend, threads, max_fibers)
 
 
 def _why_unavailable(exc: OSError) -> str:
