@@ -1,9 +1,9 @@
 """Rings under random sequences of everything, against a model (ring_model.py).
 
-Processes of their own (ring_fuzzer.py) run episodes, each from its own seed: for 15 seconds the same
-ones every time, or for two minutes new ones with FERRULE_SOAK=long.  FERRULE_FUZZ_SEED=… repeats the
-episode of that seed instead.  The kernel's timing is its own, so a rare failure may need a few
-repetitions.
+Processes of their own (ring_fuzzer.py) run episodes, each from its own seed: for 15 seconds the
+same ones every time, or for two minutes new ones with FERRULE_SOAK=long.  FERRULE_FUZZ_SEED=…
+repeats the episode of that seed instead.  The kernel's timing is its own, so a rare failure may
+need a few repetitions.
 """
 
 from __future__ import annotations
