@@ -1,0 +1,67 @@
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cdef extern from "text_buffer.h" nogil:
+    struct text_buffer:
+        char *bytes
+        size_t size, room
+        int failed
+
+    void text_append(text_buffer *t, const char *data, size_t length)
+    void text_free(text_buffer *t)
+
+cdef extern from "entry_filter.h" nogil:
+    struct entry_stat:
+        uint32_t mode, nlink, uid, gid, blksize, mask
+        uint64_t inode, dev, rdev
+        int64_t size, blocks, atime_ns, mtime_ns, ctime_ns, btime_ns
+
+    struct entry_view:
+        const char *path
+        uint32_t path_length, name_at, depth
+        uint8_t type
+        uint64_t inode
+        int dir_fd
+        const char *at
+        const entry_stat *stat
+        int (*fetch_stat)(entry_view *, uint32_t mask)
+        void *walk
+
+    enum:
+        FILTER_MATCHED, FILTER_PRUNE, FILTER_QUIT
+        FILTER_CONSTANT, FILTER_GLOB, FILTER_TYPE, FILTER_DEPTH, FILTER_HIDDEN
+        FILTER_ACTION, FILTER_PRINT, FILTER_PRUNING, FILTER_QUITTING, FILTER_EXTERNAL
+        COMPARE_EQUAL, COMPARE_LESS, COMPARE_MORE
+        SUBJECT_NAME, SUBJECT_PATH
+        FILTER_ENDS_TRUE, FILTER_ENDS_FALSE
+
+    struct filter_outcome:
+        uint64_t actions
+        int error
+        text_buffer *text
+
+    struct filter_step:
+        uint8_t kind, subject, comparison, ignore_case, stream
+        uint32_t on_true, on_false
+        int64_t number
+        const char *text
+        uint32_t length
+
+    struct entry_filter:
+        pass
+
+    ctypedef int filter_call(void *context, uint32_t number, entry_view *view,
+                             filter_outcome *outcome)
+
+    entry_filter *filter_new()
+    void filter_free(entry_filter *f)
+    int64_t filter_add(entry_filter *f, const filter_step *step)
+    int filter_begin(entry_filter *f, uint32_t step)
+    void filter_set_external(entry_filter *f, filter_call *call, void *context)
+    uint32_t filter_evaluate(const entry_filter *f, entry_view *view, filter_outcome *outcome)
+    uint32_t filter_stat_mask(const entry_filter *f)
+    uint32_t filter_streams(const entry_filter *f)
+
+
+cdef class EntryFilter:
+    cdef entry_filter *filter
+    cdef readonly object tree

@@ -1,0 +1,3 @@
+class EntryFilter:
+    tree: object
+    def __init__(self, tree: object) -> None: ...
