@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         select,
         wait,
     )
+    from ferrule.walks import EntryType, walk, walk_batches
     from ferrule.workers import blocking
 
 __version__ = "0.1.0"
@@ -71,14 +72,14 @@ __version__ = "0.1.0"
 __all__ = [
     "ALL_COMPLETED", "BackendUnavailable", "Barrier", "Batch", "BoundedSemaphore",
     "BrokenBarrierError", "CancelScope", "Cancelled", "Clock", "ConcurrencyUnavailable",
-    "Condition", "DeadlockError", "Event", "Executor", "FIRST_COMPLETED", "FIRST_EXCEPTION",
-    "LifoQueue", "Listener", "Lock", "PriorityQueue", "Queue", "QueueShutDown", "RLock", "RWLock",
-    "Runtime", "Semaphore", "Task", "TaskGroup", "as_completed", "blocking", "cancel_requested",
-    "checkpoint", "connect_tcp", "connect_unix", "current_runtime", "current_task", "fail_after",
-    "fs", "inspect", "listen_tcp", "listen_unix", "local", "map", "move_on_after", "no_switch",
-    "now", "open", "ring", "run", "select", "serve", "serve_tcp", "shield", "sleep", "sleep_until",
-    "socket", "spawn", "spawn_or_run", "ssl", "udp_socket", "wait", "wait_readable",
-    "wait_writable", "yield_now",
+    "Condition", "DeadlockError", "EntryType", "Event", "Executor", "FIRST_COMPLETED",
+    "FIRST_EXCEPTION", "LifoQueue", "Listener", "Lock", "PriorityQueue", "Queue", "QueueShutDown",
+    "RLock", "RWLock", "Runtime", "Semaphore", "Task", "TaskGroup", "as_completed", "blocking",
+    "cancel_requested", "checkpoint", "connect_tcp", "connect_unix", "current_runtime",
+    "current_task", "fail_after", "fs", "inspect", "listen_tcp", "listen_unix", "local", "map",
+    "move_on_after", "no_switch", "now", "open", "ring", "run", "select", "serve", "serve_tcp",
+    "shield", "sleep", "sleep_until", "socket", "spawn", "spawn_or_run", "ssl", "udp_socket",
+    "wait", "wait_readable", "wait_writable", "walk", "walk_batches", "yield_now",
 ]
 
 # What costs time to import and not every program needs: modules, and the module of each name.
@@ -96,6 +97,7 @@ _HOMES = {
         ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "as_completed", "select", "wait"),
         "ferrule.waits",
     ),
+    **dict.fromkeys(("EntryType", "walk", "walk_batches"), "ferrule.walks"),
     "Executor": "ferrule.executor",
     "local": "ferrule._core.local",
     "map": "ferrule.mapping",

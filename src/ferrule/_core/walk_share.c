@@ -1,0 +1,301 @@
+/* Who reads what, and the way of batches to the consumer. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "walk_parts.h"
+
+#define WORKER_STACK (512 * 1024) /* regexec takes a good part of it */
+#define STUCK_NS 10000000         /* so long without work: see whether somebody is stuck with some */
+
+/* ---- directories to be read ---- */
+
+static void queue_append(struct walk_node **head, struct walk_node **tail, struct walk_node *n) {
+    n->next = NULL;
+    if (*head) (*tail)->next = n;
+    else *head = n;
+    *tail = n;
+}
+
+/* Under the walk's mutex. */
+static struct walk_node *pool_take(struct walk *k) {
+    struct walk_node *n = k->pool;
+    if (n) {
+        k->pool = n->next;
+        n->next = NULL;
+    }
+    return n;
+}
+
+int worker_push(struct walk_worker *w, struct walk_node *node) {
+    if (w->stack_top == w->stack_room) {
+        uint32_t count = w->stack_top - w->stack_base;
+        if (w->stack_base > count) {
+            memmove(w->stack, w->stack + w->stack_base, count * sizeof *w->stack);
+        } else {
+            uint32_t room = w->stack_room ? w->stack_room * 2 : 64;
+            void *bigger = realloc(w->stack, room * sizeof *w->stack);
+            if (!bigger) {
+                node_drop(node);
+                return -ENOMEM;
+            }
+            w->stack = bigger;
+            w->stack_room = room;
+            if (w->stack_base)
+                memmove(w->stack, w->stack + w->stack_base, count * sizeof *w->stack);
+        }
+        w->stack_base = 0;
+        w->stack_top = count;
+    }
+    w->stack[w->stack_top++] = node;
+    return 0;
+}
+
+/* Breadth first there is one queue, and its order is the walk's. */
+static void hand_in_deeper(struct walk_worker *w) {
+    struct walk *k = w->walk;
+    while (w->stack_base < w->stack_top)
+        queue_append(&k->deeper, &k->deeper_end, w->stack[w->stack_base++]);
+    w->stack_base = w->stack_top = 0;
+}
+
+static void begin_deeper(struct walk *k) {
+    k->pool = k->deeper;
+    k->pool_end = k->deeper_end;
+    k->deeper = NULL;
+}
+
+static struct walk_node *pop_level(struct walk_worker *w) {
+    struct walk *k = w->walk;
+    pthread_mutex_lock(&k->mutex);
+    hand_in_deeper(w);
+    if (!k->pool && !k->config.threads) begin_deeper(k);
+    struct walk_node *n = pool_take(k);
+    pthread_mutex_unlock(&k->mutex);
+    return n;
+}
+
+struct walk_node *worker_pop(struct walk_worker *w) {
+    if (w->walk->config.order == ORDER_BREADTH) return pop_level(w);
+    return w->stack_top > w->stack_base ? w->stack[--w->stack_top] : NULL;
+}
+
+/* ---- batches ---- */
+
+static void rouse_consumer(struct walk *k) {
+    uint64_t one = 1;
+    while (write(k->wake_fd, &one, sizeof one) < 0 && errno == EINTR) {}
+}
+
+void walk_keep_spare(struct walk *k, struct walk_batch *b) {
+    if (k->spare_count == WALK_SPARE_BATCHES) {
+        batch_free(b);
+        return;
+    }
+    b->next = k->spare;
+    k->spare = b;
+    k->spare_count++;
+}
+
+/* Hand over the worker's batch.  Under its mutex and the walk's. */
+static void hand_over(struct walk_worker *w) {
+    struct walk *k = w->walk;
+    struct walk_batch *b = w->batch;
+    w->batch = NULL;
+    if (!b) return;
+    if (k->quit || batch_is_empty(b)) {
+        batch_clear(b);
+        walk_keep_spare(k, b);
+        return;
+    }
+    b->next = NULL;
+    if (k->ready) k->ready_end->next = b;
+    else k->ready = b;
+    k->ready_end = b;
+    k->ready_count++;
+    if (k->is_waiting) {
+        k->is_waiting = 0;
+        rouse_consumer(k);
+    }
+}
+
+static void flush(struct walk_worker *w) {
+    struct walk *k = w->walk;
+    pthread_mutex_lock(&k->mutex);
+    while (k->ready_count >= k->ready_limit && !k->stopping) pthread_cond_wait(&k->room, &k->mutex);
+    hand_over(w);
+    pthread_mutex_unlock(&k->mutex);
+}
+
+/* ---- sharing ---- */
+
+/* There is work in the pool. */
+static void call_workers(struct walk *k) {
+    if (k->started < k->worker_count && walk_start_worker(k) < 0) {
+        ATOMIC_SUB(&k->idle, k->worker_count - k->started, RELAXED);
+        k->worker_count = k->started; /* the others go on alone */
+    }
+    pthread_cond_broadcast(&k->work);
+}
+
+/* Move the oldest into the pool.  Their own entries must have been handed over. */
+static void give_away(struct walk_worker *w, uint32_t count) {
+    struct walk *k = w->walk;
+    if (!count) return;
+    for (; count; count--) queue_append(&k->pool, &k->pool_end, w->stack[w->stack_base++]);
+    call_workers(k);
+}
+
+void worker_share(struct walk_worker *w) {
+    struct walk *k = w->walk;
+    uint32_t count = w->stack_top - w->stack_base;
+    if (!k->config.threads || ATOMIC_LOAD(&k->idle, RELAXED) == 0 || count < 2) return;
+    if (k->config.order != ORDER_ANY) return;
+    pthread_mutex_lock(&k->mutex);
+    if (!k->pool) {
+        hand_over(w);
+        give_away(w, count / 2);
+    }
+    pthread_mutex_unlock(&k->mutex);
+}
+
+static void rescue_from(struct walk *k, struct walk_worker *w) {
+    if (pthread_mutex_trylock(&w->mutex) != 0) return; /* it is not in the kernel, so not stuck */
+    pthread_mutex_lock(&k->mutex);
+    hand_over(w);
+    if (k->config.order == ORDER_ANY) give_away(w, w->stack_top - w->stack_base);
+    pthread_mutex_unlock(&k->mutex);
+    pthread_mutex_unlock(&w->mutex);
+}
+
+void walk_rescue(struct walk *k) {
+    pthread_mutex_lock(&k->mutex);
+    uint32_t started = k->started;
+    pthread_mutex_unlock(&k->mutex);
+    for (uint32_t i = 0; i < started; i++) rescue_from(k, k->workers[i]);
+}
+
+void walk_deadline(int64_t ns, struct timespec *t) {
+    clock_gettime(CLOCK_MONOTONIC, t);
+    ns += t->tv_nsec;
+    t->tv_sec += ns / 1000000000;
+    t->tv_nsec = ns % 1000000000;
+}
+
+/* Breadth first: the last one that was busy with a depth begins the next. */
+static void leave_level(struct walk_worker *w) {
+    struct walk *k = w->walk;
+    hand_in_deeper(w);
+    if (!w->is_busy) return;
+    w->is_busy = 0;
+    if (--k->busy || k->pool || !k->deeper) return;
+    begin_deeper(k);
+    call_workers(k);
+}
+
+static int is_over(struct walk *k) {
+    return ATOMIC_LOAD(&k->pending, ACQUIRE) == 0 || ATOMIC_LOAD(&k->stopping, RELAXED);
+}
+
+/* A directory to read, or NULL: the walk is over. */
+static struct walk_node *await_work(struct walk_worker *w) {
+    struct walk *k = w->walk;
+    struct walk_node *n = NULL;
+    worker_close_all(w); /* who took the directories in them opens them by their paths */
+    flush(w);
+    pthread_mutex_unlock(&w->mutex);
+    pthread_mutex_lock(&k->mutex);
+    leave_level(w);
+    ATOMIC_ADD(&k->idle, 1, RELAXED);
+    while (!is_over(k) && !(n = pool_take(k))) {
+        struct timespec until;
+        walk_deadline(STUCK_NS, &until);
+        if (pthread_cond_timedwait(&k->work, &k->mutex, &until) != ETIMEDOUT) continue;
+        pthread_mutex_unlock(&k->mutex);
+        walk_rescue(k);
+        pthread_mutex_lock(&k->mutex);
+    }
+    ATOMIC_SUB(&k->idle, 1, RELAXED);
+    if (n) {
+        w->is_busy = 1;
+        k->busy++;
+    } else {
+        pthread_cond_broadcast(&k->work);
+    }
+    pthread_mutex_unlock(&k->mutex);
+    pthread_mutex_lock(&w->mutex);
+    return n;
+}
+
+/* ---- threads ---- */
+
+static void quit(struct walk_worker *w) {
+    struct walk *k = w->walk;
+    pthread_mutex_lock(&k->mutex);
+    hand_over(w);
+    k->quit = 1;
+    ATOMIC_STORE(&k->stopping, 1, RELEASE);
+    pthread_cond_broadcast(&k->work);
+    pthread_cond_broadcast(&k->room);
+    pthread_mutex_unlock(&k->mutex);
+}
+
+static void leave(struct walk_worker *w) {
+    struct walk *k = w->walk;
+    worker_abandon(w);
+    pthread_mutex_unlock(&w->mutex);
+    pthread_mutex_lock(&k->mutex);
+    if (--k->running == 0) {
+        k->is_waiting = 0;
+        rouse_consumer(k);
+    }
+    pthread_cond_broadcast(&k->gone);
+    pthread_mutex_unlock(&k->mutex);
+    walk_drop(k);
+}
+
+static void *worker_main(void *arg) {
+    struct walk_worker *w = arg;
+    int step = 0;
+    pthread_mutex_lock(&w->mutex);
+    while (step != STEP_STOPPED) {
+        struct walk_node *n;
+        step = worker_step(w);
+        if (step == STEP_FULL) {
+            flush(w);
+            worker_share(w);
+        } else if (step == STEP_QUIT) {
+            quit(w);
+            step = STEP_STOPPED;
+        } else if (step == STEP_IDLE) {
+            n = await_work(w);
+            if (!n || worker_enter(w, n) < 0) step = STEP_STOPPED;
+        }
+    }
+    leave(w);
+    return NULL;
+}
+
+/* Under the walk's mutex.  Signals are for the program's own threads. */
+int walk_start_worker(struct walk *k) {
+    struct walk_worker *w = k->workers[k->started];
+    pthread_t thread;
+    pthread_attr_t attr;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_attr_init(&attr);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attr, WORKER_STACK);
+    int err = pthread_create(&thread, &attr, worker_main, w);
+    pthread_attr_destroy(&attr);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (err) return -err;
+    ATOMIC_ADD(&k->refs, 1, RELAXED);
+    ATOMIC_SUB(&k->idle, 1, RELAXED);
+    k->started++;
+    k->running++;
+    return 0;
+}
