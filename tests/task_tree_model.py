@@ -3,7 +3,8 @@
 A program is a tree of statements.  Time is logical: at tick 1, 2, 3 … the driver cancels what the
 program has planned for it, lets those go on that wait for the tick, and waits until every task is
 parked or has ended.  What several tasks do within a tick has no order, so the model is run in many
-orders; a program whose outcome is the same in all of them is determined.
+orders; a program whose outcome is the same in all of them is determined.  With several threads
+there are more orders: then others may go on between any two statements of a task.
 
 The model knows nothing of fibers: tasks are generators, scopes form a tree, and a cancellation
 point raises inside a cancelled scope, as long as the task is in there.
@@ -59,6 +60,23 @@ class Group:
     name: str
     members: tuple[tuple[str, tuple[Any, ...]], ...]  # the name and body of each
     body: tuple[Any, ...]
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Spawn:
+    """Spawn a task into a group around this statement: the task's own, or one further out."""
+
+    group: str
+    name: str
+    body: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Await:
+    """``wait()`` of a group that this task has opened around this statement."""
+
+    group: str
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,7 @@ class Maker:
         self.budget = self.random.randrange(4, 30)
 
     def program(self) -> Program:
-        body = self.body(0)
+        body = self.body(0, {})
         planned: dict[str, dict[int, tuple[str, ...]]] = {"cancels": {}, "deadlines": {}}
         for name in self.made:
             if self.random.random() < 0.35:
@@ -108,15 +126,19 @@ class Maker:
         self.made.append(name)
         return name
 
-    def body(self, depth: int) -> tuple[Any, ...]:
-        return tuple(self.statement(depth) for _ in range(self.random.randrange(1, 4)))
+    # `groups` are those around, and whether it is this task that opens them.
 
-    def statement(self, depth: int) -> Any:
+    def body(self, depth: int, groups: dict[str, bool]) -> tuple[Any, ...]:
+        return tuple(self.statement(depth, groups) for _ in range(self.random.randrange(1, 4)))
+
+    def statement(self, depth: int, groups: dict[str, bool]) -> Any:
         self.budget -= 1
         simple = depth >= 5 or self.budget <= 0
+        own = [name for name, is_own in groups.items() if is_own]
         kind = self.random.choices(
-            ["wait", "point", "fail", "cancel", "scope", "group", "catch", "finally"],
-            [6, 2, 1, 1, *((0, 0, 0, 0) if simple else (5, 4, 2, 2))],
+            ["wait", "point", "fail", "cancel", "await",
+             "scope", "group", "catch", "finally", "spawn"],
+            [6, 2, 1, 1, 2 * bool(own), *((0,) * 5 if simple else (5, 4, 2, 2, 2 * bool(groups)))],
         )[0]
         if kind == "wait":
             return Wait(self.random.randrange(1, TICKS + 1))
@@ -126,19 +148,33 @@ class Maker:
             return Fail(next(self.numbers))
         if kind == "cancel":
             return Cancel(self.random.choice(self.made)) if self.made else Point()
+        if kind == "await":
+            return Await(self.random.choice(own))
         if kind == "scope":
             return Scope(
-                self.name("scope"), self.body(depth + 1),
+                self.name("scope"), self.body(depth + 1, groups),
                 shield=self.random.random() < 0.3, fails=self.random.random() < 0.2,
             )
         if kind == "group":
-            members = tuple(
-                (self.name("task"), self.body(depth + 1)) for _ in range(self.random.randrange(4))
-            )
-            return Group(self.name("group"), members, self.body(depth + 1))
+            return self.group(depth, groups)
+        if kind == "spawn":
+            # It ends within that group, maybe after those further in.
+            around = list(groups)[: self.random.randrange(len(groups)) + 1]
+            body = self.body(depth + 1, dict.fromkeys(around, False))
+            return Spawn(around[-1], self.name("task"), body)
         if kind == "catch":
-            return Catch(self.body(depth + 1), cancellation=self.random.random() < 0.5)
-        return Finally(self.body(depth + 1), self.body(depth + 1))
+            return Catch(self.body(depth + 1, groups), cancellation=self.random.random() < 0.5)
+        return Finally(self.body(depth + 1, groups), self.body(depth + 1, groups))
+
+    def group(self, depth: int, groups: dict[str, bool]) -> Group:
+        name = self.name("group")
+        inside = dict.fromkeys([*groups, name], False)
+        members = tuple(
+            (self.name("task"), self.body(depth + 1, inside))
+            for _ in range(self.random.randrange(4))
+        )
+        limit = self.random.choice([None, None, 1, 2])
+        return Group(name, members, self.body(depth + 1, {**groups, name: True}), limit)
 
 
 # ---- outcomes ----
@@ -192,10 +228,33 @@ class ModelScope:
 
 
 class ModelGroup(ModelScope):
-    def __init__(self, parent: ModelScope) -> None:
-        super().__init__(parent)
+    def __init__(self, owner: ModelTask, limit: int | None) -> None:
+        super().__init__(owner.scope)
+        self.owner = owner
         self.members: set[ModelTask] = set()
         self.errors: list[BaseException] = []
+        self.limit = limit
+        self.started = 0
+        self.queue: list[ModelTask] = []  # members that have not started, and the owner
+
+
+@dataclass
+class Emptied:
+    """What an owner waits for: that its group has no member."""
+
+    group: ModelGroup
+    cancellable: bool
+
+
+@dataclass
+class Room:
+    """What an owner waits for: that another member may start."""
+
+    group: ModelGroup
+
+
+class Turn:
+    """What a member in a group's queue waits for."""
 
 
 class ModelTask:
@@ -205,85 +264,98 @@ class ModelTask:
         self.scope = ModelScope(group)
         self.root = self.scope
         self.work: Generator[Any, None, None] = work(self)
-        # A tick, a group whose members are to end, or nothing: it is ready.
+        # A tick, one of the classes above, or nothing: it is ready.
         self.waits_for: Any = None
 
 
 class Model:
     """Runs a program in one order; what `change` names works otherwise than it should."""
 
-    def __init__(self, program: Program, order: random.Random, change: str = "") -> None:
+    def __init__(
+        self, program: Program, order: random.Random, change: str = "", *, threads: bool = False
+    ) -> None:
         self.program = program
         self.order = order
         self.change = change
+        self.threads = threads
         self.tick = 0
         self.scopes: dict[str, ModelScope] = {}
         self.tasks: list[ModelTask] = []
+        self.ready: list[tuple[ModelTask, bool]] = []  # whether it was waked by a cancellation
         self.records: dict[str, Record] = {}
         self.told: set[ModelTask] = set()  # for the change that tells of a cancellation once
 
     def run(self) -> Any:
-        self.start("top", None, self.program.body)
+        self.records["top"] = Record()
+        self.scopes["top"] = self.start("top", None, self.program.body).root
         self.settle()
-        for self.tick in range(1, TICKS + 1):
+        for tick in range(1, TICKS + 1):
             for plan in self.program.cancels, self.program.deadlines:
-                for name in plan.get(self.tick, ()):
+                for name in plan.get(tick, ()):
                     self.cancel(name)
             # Who is cancelled now hears that, also if it waits for this very tick.
-            heard = {task for task in self.tasks if self.is_to_be_cancelled(task)}
-            self.settle(heard)
+            self.notice()
+            if self.threads:
+                self.settle()  # the driver waits here too, until every thread has heard
+            self.tick = tick
+            self.settle()
         return outcome(self.records)
 
-    def start(self, name: str, group: ModelGroup | None, body: tuple[Any, ...]) -> None:
+    def start(self, name: str, group: ModelGroup | None, body: tuple[Any, ...]) -> ModelTask:
         task = ModelTask(name, group, lambda task: self.work(task, body))
-        self.scopes[name] = task.root
-        self.records[name] = Record()
         self.tasks.append(task)
         if group is not None:
             group.members.add(task)
+        return task
 
     def cancel(self, name: str) -> None:
         if name in self.scopes:
             self.scopes[name].cancel_called = True
 
     def is_to_be_cancelled(self, task: ModelTask) -> bool:
-        return isinstance(task.waits_for, int) and self.raises(task)
+        wait = task.waits_for
+        if isinstance(wait, Room) and self.change == "the wait for room is no point":
+            return False
+        interruptible = isinstance(wait, (int, Room)) or (
+            isinstance(wait, Emptied) and wait.cancellable
+        )
+        return interruptible and self.raises(task)
 
     def raises(self, task: ModelTask) -> bool:
         if self.change == "told once" and task in self.told:
             return False
         return task.scope.is_cancelled()
 
-    def settle(self, cancelled: set[ModelTask] | None = None) -> None:
-        # What a task finds when it wakes is decided when it is waked: by the tick or by a
-        # cancellation, whichever came first.
-        ready: list[tuple[ModelTask, bool]] = []
-        waked: set[ModelTask] = set()
+    def is_over(self, wait: Any) -> bool:
+        if isinstance(wait, int):
+            return wait <= self.tick
+        return wait is None or (isinstance(wait, Emptied) and not wait.group.members)
 
-        def wake_all(first: set[ModelTask]) -> None:
-            for task in self.tasks:
-                if task in waked:
-                    continue
-                due = isinstance(task.waits_for, int) and task.waits_for <= self.tick
-                if task in first or (not due and self.is_to_be_cancelled(task)):
-                    ready.append((task, True))
-                elif task.waits_for is None or due or (
-                    isinstance(task.waits_for, ModelGroup) and not task.waits_for.members
-                ):
-                    ready.append((task, False))
-                else:
-                    continue
-                waked.add(task)
+    def notice(self, *, late: bool = False) -> bool:
+        """What a task finds when it wakes is decided now: by what it waits for or by a
+        cancellation, whichever came first.  Whether any task is ready.
+        """
+        waked = {task for task, _ in self.ready}
+        for task in self.tasks:
+            if task in waked:
+                continue
+            if self.is_over(task.waits_for):
+                self.ready.append((task, False))
+            elif self.is_to_be_cancelled(task) and not (self.is_on_its_way(task) and not late):
+                if isinstance(task.waits_for, Room):
+                    task.waits_for.group.queue.remove(task)
+                self.ready.append((task, True))
+        return bool(self.ready)
 
-        wake_all(cancelled or set())
-        while ready:
-            task, is_cancelled = ready.pop(self.order.randrange(len(ready)))
-            waked.discard(task)
-            self.step(task, is_cancelled)
-            wake_all(set())
+    def is_on_its_way(self, task: ModelTask) -> bool:
+        """Whether a cancellation has not reached the task's thread; room may come before it."""
+        return self.threads and isinstance(task.waits_for, Room) and self.order.random() < 0.5
+
+    def settle(self) -> None:
+        while self.notice() or self.notice(late=True):
+            self.step(*self.ready.pop(self.order.randrange(len(self.ready))))
 
     def step(self, task: ModelTask, is_cancelled: bool) -> None:
-        record = self.records[task.name]
         try:
             if is_cancelled:
                 self.told.add(task)
@@ -292,18 +364,32 @@ class Model:
                 task.waits_for = next(task.work)
             return
         except StopIteration:
-            record.end = "returned"
+            self.end(task, "returned")
         except Cancelled:
-            record.end = "cancelled"
+            self.end(task, "cancelled")
         except Exception as exc:
-            record.end = described(exc)
-            if task.group is not None:
-                task.group.errors.append(exc)
-                if self.change != "siblings go on":
-                    task.group.cancel_called = True
+            self.end(task, described(exc), exc)
+
+    def end(self, task: ModelTask, how: Any, failure: Exception | None = None) -> None:
+        self.records[task.name].end = how
         self.tasks.remove(task)
-        if task.group is not None:
-            task.group.members.discard(task)
+        group = task.group
+        if group is None:
+            return
+        if failure is not None:
+            group.errors.append(failure)
+            if self.change != "siblings go on":
+                group.cancel_called = True
+        self.notice()  # of the cancellation, before there is room
+        self.give_room(group)
+        group.members.discard(task)
+
+    def give_room(self, group: ModelGroup) -> None:
+        if not group.queue:
+            group.started -= 1
+        else:
+            last = self.change == "the last in the queue starts first"
+            group.queue.pop(-1 if last else 0).waits_for = None
 
     # -- statements --
 
@@ -314,8 +400,14 @@ class Model:
 
     def each(self, task: ModelTask, body: tuple[Any, ...]) -> Generator[Any, None, None]:
         for statement in body:
+            yield from self.let_others_run()
             yield from getattr(self, f"do_{type(statement).__name__.lower()}")(task, statement)
             self.records[task.name].done.append(mark(statement))
+
+    def let_others_run(self) -> Generator[Any, None, None]:
+        """With several threads others run at any time, not only when this task waits."""
+        if self.threads and self.order.random() < 0.5:
+            yield None
 
     def do_point(self, task: ModelTask, _: Any = None) -> Generator[Any, None, None]:
         if self.raises(task):
@@ -345,6 +437,7 @@ class Model:
         try:
             yield from self.each(task, statement.body)
         except Cancelled:
+            yield from self.let_others_run()
             caught = self.catches(scope)
             if not caught:
                 raise
@@ -359,19 +452,21 @@ class Model:
         return scope.is_cancelled() and not scope.from_outside()
 
     def do_group(self, task: ModelTask, statement: Group) -> Generator[Any, None, None]:
-        group = ModelGroup(task.scope)
+        group = ModelGroup(task, statement.limit if self.change != "no limit" else None)
         self.scopes[statement.name] = task.scope = group
         error: BaseException | None = None
         try:
             for name, body in statement.members:
-                self.start(name, group, body)
+                yield from self.spawn(task, group, name, body)
             yield from self.each(task, statement.body)
         except (Exception, Cancelled) as exc:
             error = exc
             group.cancel_called = True
+        yield from self.let_others_run()
         waits = bool(group.members)
         if waits and self.change != "leaving a group waits for nobody":
-            yield group
+            yield Emptied(group, cancellable=False)
+            yield from self.let_others_run()
         task.scope = group.parent or task.scope
         failures = [*group.errors]
         if isinstance(error, Exception):
@@ -381,6 +476,50 @@ class Model:
         if isinstance(error, Cancelled) and not self.catches(group):
             raise error
         if waits and error is None and self.change != "no point after a group":
+            yield from self.do_point(task)
+
+    def do_spawn(self, task: ModelTask, statement: Spawn) -> Generator[Any, None, None]:
+        group = self.scopes[statement.group]
+        assert isinstance(group, ModelGroup)
+        yield from self.spawn(task, group, statement.name, statement.body)
+
+    def spawn(
+        self, task: ModelTask, group: ModelGroup, name: str, body: tuple[Any, ...]
+    ) -> Generator[Any, None, None]:
+        self.records[name] = Record()
+        if task is group.owner:
+            yield from self.find_room(task, group)
+        member = self.start(name, group, body)
+        if task is not group.owner:
+            if group.limit is None or group.started < group.limit:
+                group.started += 1
+            else:
+                group.queue.append(member)
+                member.waits_for = Turn()
+        yield from self.let_others_run()
+        self.scopes[name] = member.root
+
+    def find_room(self, task: ModelTask, group: ModelGroup) -> Generator[Any, None, None]:
+        if group.limit is None or group.started < group.limit:
+            group.started += 1
+            return
+        if self.change != "the wait for room is no point":
+            yield from self.do_point(task)
+        group.queue.append(task)
+        yield Room(group)
+
+    def do_await(self, task: ModelTask, statement: Await) -> Generator[Any, None, None]:
+        group = self.scopes[statement.group]
+        assert isinstance(group, ModelGroup)
+        is_point = self.change != "wait() is no point"
+        while group.members and self.change != "wait() waits for nobody":
+            if is_point and self.raises(task) and not group.is_cancelled():
+                raise Cancelled
+            try:
+                yield Emptied(group, is_point and not group.is_cancelled())
+            except Cancelled:
+                continue  # and look again
+        if is_point:
             yield from self.do_point(task)
 
     def do_catch(self, task: ModelTask, statement: Catch) -> Generator[Any, None, None]:
@@ -404,18 +543,24 @@ class Model:
 
 def mark(statement: Any) -> str:
     """What is recorded of a statement that was done to its end."""
-    if isinstance(statement, (Scope, Group, Cancel)):
+    if isinstance(statement, (Scope, Group, Cancel, Spawn)):
         return f"{type(statement).__name__} {statement.name}"
     return f"Wait {statement.tick}" if isinstance(statement, Wait) else type(statement).__name__
 
 
-def outcomes(program: Program, orders: int, change: str = "") -> set[Any]:
+def outcomes(
+    program: Program, orders: int, change: str = "", *, threads: bool = False
+) -> set[Any]:
     """What the model says in so many orders."""
-    return {Model(program, random.Random(order), change).run() for order in range(orders)}
+    return {
+        Model(program, random.Random(order), change, threads=threads).run()
+        for order in range(orders)
+    }
 
 
 CHANGES = (
     "told once", "no shields", "siblings go on", "cancelled before the start never runs",
     "the inner scope catches what comes from outside", "leaving a group waits for nobody",
-    "no point after a group",
+    "no point after a group", "no limit", "the last in the queue starts first",
+    "the wait for room is no point", "wait() waits for nobody", "wait() is no point",
 )

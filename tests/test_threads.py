@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import itertools
 import os
 import signal
@@ -377,6 +378,61 @@ def test_a_deadline_cancels_members_on_other_threads(run: Run) -> None:
         assert scope.cancelled_caught
 
     run(main, threads=3)
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_deadline_is_moved_from_another_thread(run: Run, earlier: bool) -> None:
+    def main() -> None:
+        scope = ferrule.CancelScope(deadline=ferrule.now() + (SECONDS if earlier else 0.05))
+        began = time.monotonic()
+        inside = ferrule.Event()
+
+        def sleep() -> None:
+            with scope:
+                inside.set()
+                ferrule.sleep(0.15 if not earlier else SECONDS)
+
+        with Elsewhere() as other:
+            task = other.call(lambda: ferrule.spawn(sleep))
+            inside.wait()
+            scope.deadline = ferrule.now() + 0.02 if earlier else None
+            task.join()
+        assert scope.cancelled_caught == earlier
+        assert time.monotonic() - began < SECONDS / 2
+
+    run(main, threads=2)
+
+
+def test_a_task_spawned_into_a_group_as_it_is_left_is_awaited_or_refused(run: Run) -> None:
+    def main() -> None:
+        late: list[int] = []
+        refused = awaited = 0
+
+        def spawn_into(group: ferrule.TaskGroup, left: list[bool]) -> bool:
+            def member() -> None:
+                late.extend(left)
+
+            try:
+                for _ in range(3):
+                    group.spawn(member)
+            except RuntimeError:
+                return False
+            return True
+
+        with Elsewhere() as other:
+            for number in range(500):
+                left: list[bool] = []
+                with ferrule.TaskGroup() as group:
+                    other.jobs.put(functools.partial(spawn_into, group, left))
+                    spin(number % 50 * 1e-6)
+                left.append(True)
+                came = other.answers.get()
+                awaited += came
+                refused += not came
+        assert not late
+        print(f"{awaited} groups with strangers' members, {refused} that refused one")
+
+    run(main, threads=2)
 
 
 def test_a_shield_on_one_thread_holds_against_a_cancel_from_another(run: Run) -> None:

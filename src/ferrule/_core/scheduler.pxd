@@ -19,6 +19,10 @@ cdef extern from "idle_set.h":
     struct idle_set:
         pass
 
+cdef extern from "group_count.h":
+    struct group_count:
+        pass
+
 
 cdef extern from "mutex.h":
     ctypedef struct mutex:
@@ -105,17 +109,20 @@ cdef class CancelScope(Timed):
     cdef int cancel_now(self) except -1
     cdef int refresh(self) except -1
     cdef int start_timer(self) except -1
+    cdef int restart_timer(self) except -1
     cdef int check_innermost(self) except -1
     cdef int _push_down(self, list reached) except -1
     cdef int leave(self) except -1
     cdef bint _is_cancelled(self) noexcept
+    # With the crew's guard held; False where nobody may become a member any more.
+    cdef bint add_member(self, Task task) except -1
     cdef int member_done(self, Task task) except -1
 
 
 cdef class GroupScope(CancelScope):
     """A scope whose members' failures cancel it."""
     cdef readonly list errors
-    cdef Task owner_waiting      # parked until there is no member; who takes it out wakes it
+    cdef group_count count       # of the members, and whether the owner waits for their end
     cdef uint32_t limit          # of members that have started and not ended; 0: none
     cdef mutex room_guard        # of the next two lines
     cdef uint32_t started        # of these members; counted only where there is a limit
@@ -126,8 +133,6 @@ cdef class GroupScope(CancelScope):
     cdef int _give_room(self) except -1
     cdef bint _enter(self, Task task) noexcept
     cdef bint _leave_queue(self, Task task) noexcept
-    cdef bint _await_members(self, Task me) noexcept
-    cdef void _stop_waiting(self, Scheduler s) noexcept
 
 
 @cython.final
@@ -207,6 +212,7 @@ cdef class Crew:
     cdef bint starting                   # a thread is being started
     cdef bint no_more                    # of them can be had: the others go on alone
     cdef int enter_task(self, Task task) except -1
+    cdef int enter_group(self, Task task, GroupScope group) except -1
     cdef int stop_if_done(self) except -1
     cdef int root_fails(self, exc) except -1
     cdef int task_waits(self) except -1

@@ -116,6 +116,13 @@ cdef extern from "inbox.h":
     inbox_node *inbox_close(inbox *i) noexcept nogil
     bint inbox_is_empty(inbox *i) noexcept nogil
 
+cdef extern from "group_count.h":
+    void group_count_init(group_count *c) noexcept nogil
+    bint group_count_add(group_count *c) noexcept nogil
+    bint group_count_end(group_count *c) noexcept nogil
+    bint group_count_wait(group_count *c, bint closes) noexcept nogil
+    bint group_count_stop_waiting(group_count *c) noexcept nogil
+
 cdef extern from "greenlet.h":
     ctypedef struct PyGreenlet:
         pass
@@ -325,6 +332,13 @@ cdef class CancelScope(Timed):
             raise MemoryError("no memory for a timer")
         return 0
 
+    cdef int restart_timer(self) except -1:
+        """The deadline was moved; on the thread that the scope was entered on."""
+        timers_remove(&self.home.heap, &self.node)
+        if self.deadline_ns and not self.left:
+            return self.start_timer()
+        return 0
+
     def __exit__(self, kind, exc, tb):
         self.check_innermost()
         self.leave()
@@ -422,6 +436,10 @@ cdef class CancelScope(Timed):
         return self.cancel_called or (
             not self.shielded and self.parent is not None and self.parent.effective)
 
+    cdef bint add_member(self, Task task) except -1:
+        self.members.add(task)
+        return True
+
     cdef int member_done(self, Task task) except -1:
         mutex_lock(&task.scheduler.crew.guard)
         self.members.discard(task)
@@ -449,10 +467,12 @@ cdef class CancelScope(Timed):
     @deadline.setter
     def deadline(self, value):
         self.deadline_ns = deadline_to_ns(value)
-        if self.task is not None and not self.left:
-            timers_remove(&self.home.heap, &self.node)
-            if self.deadline_ns:
-                self.start_timer()
+        if self.task is None or self.left:
+            return
+        if self.home is scheduler_or_none():
+            self.restart_timer()
+        else:
+            self.home.post(self)  # the heap is that thread's, which may be asleep
 
 
 cdef int64_t deadline_to_ns(object deadline) except -1:
@@ -483,13 +503,9 @@ cdef class Interruption:
 
 cdef class Emptied(Waitable):
     cdef int abort_wait(self, Task task) except -1:
-        cdef GroupScope group = <GroupScope>task.joining
-        mutex_lock(&task.scheduler.crew.guard)
-        cdef bint waits = group.owner_waiting is task
-        if waits:
-            group.owner_waiting = None
-        mutex_unlock(&task.scheduler.crew.guard)
-        return task.scheduler.make_ready(task) if waits else 0  # else its wake-up is on the way
+        if group_count_stop_waiting(&(<GroupScope>task.joining).count):
+            return task.scheduler.make_ready(task)
+        return 0  # the last member has ended: the wake-up is on its way
 
     cdef str describe_wait(self, Task task):
         return "the tasks of its group"
@@ -528,11 +544,19 @@ cdef class GroupScope(CancelScope):
 
     def __init__(self, limit=None):
         self.members = set()
+        group_count_init(&self.count)
         self.errors = []
         self.limit = 0 if limit is None else min(limit, 0xffffffff)
 
+    cdef bint add_member(self, Task task) except -1:
+        self.members.add(task)
+        if group_count_add(&self.count):
+            return True
+        self.members.discard(task)
+        return False
+
     cdef int member_done(self, Task task) except -1:
-        cdef Task owner = None
+        cdef Task owner = self.task
         if task.outcome == RAISED:
             task.observed = True
             self.errors.append(task.value)
@@ -541,11 +565,8 @@ cdef class GroupScope(CancelScope):
             self._give_room()
         mutex_lock(&task.scheduler.crew.guard)
         self.members.discard(task)
-        if not self.members and self.owner_waiting is not None:
-            owner = self.owner_waiting
-            self.owner_waiting = None
         mutex_unlock(&task.scheduler.crew.guard)
-        if owner is not None:
+        if group_count_end(&self.count):  # the group may be gone now
             wake(owner)
         return 0
 
@@ -682,31 +703,20 @@ cdef class GroupScope(CancelScope):
             raise RuntimeError("only the task that opened a group can wait for it")
         if me.no_switch:
             raise RuntimeError("this would switch fibers inside no_switch()")
-        cdef bint waited = bool(self.members)
-        while self.members:
-            if cancellable and me.scope.effective and not self.effective:
+        cdef bint waited = False
+        while True:
+            if cancellable and self.members and me.scope.effective and not self.effective:
                 raise Cancelled("the scope was cancelled")
+            # Leaving closes the group, so that nobody comes in after the last look.
+            if not group_count_wait(&self.count, not cancellable):
+                return waited
+            waited = True
             me.joining = self
             try:
-                if self._await_members(me):
-                    s.wait_on(me, emptied, 0, cancellable and not self.effective)
+                s.wait_on(me, emptied, 0, cancellable and not self.effective)
             finally:
                 me.joining = None
-                self._stop_waiting(s)
-        return waited
-
-    cdef bint _await_members(self, Task me) noexcept:
-        mutex_lock(&me.scheduler.crew.guard)
-        cdef bint waits = len(self.members) > 0
-        if waits:
-            self.owner_waiting = me
-        mutex_unlock(&me.scheduler.crew.guard)
-        return waits
-
-    cdef void _stop_waiting(self, Scheduler s) noexcept:
-        mutex_lock(&s.crew.guard)
-        self.owner_waiting = None
-        mutex_unlock(&s.crew.guard)
+                group_count_stop_waiting(&self.count)  # already so, unless it was broken off
 
 
 cdef Emptied emptied = Emptied()
@@ -993,9 +1003,7 @@ cdef Task run_inline(Scheduler s, object fn, tuple args, object name, GroupScope
     cdef Task task = bare_task(s, name)
     cdef object context = PyContext_CopyCurrent()
     if group is not None:
-        mutex_lock(&s.crew.guard)
-        group.members.add(task)
-        mutex_unlock(&s.crew.guard)
+        s.crew.enter_group(task, group)
         if group.limit:
             mutex_lock(&group.room_guard)
             group.started += 1
@@ -1641,6 +1649,8 @@ cdef class Scheduler:
     cdef int _read(self, object item) except -1:
         if isinstance(item, Task):
             return self.make_ready(<Task>item)
+        if isinstance(item, CancelScope):
+            return (<CancelScope>item).restart_timer()
         if isinstance(item, Interruption):
             return deliver_cancel((<Interruption>item).task)
         try:
@@ -1650,7 +1660,9 @@ cdef class Scheduler:
         return 0
 
     cdef int post(self, object item) except -1:
-        """From any thread: make a task ready, or call something, in the next tick."""
+        """From any thread, for the next tick: a task to make ready, something to call, or a scope
+        whose deadline was moved.
+        """
         cdef Letter *letter = <Letter *>malloc(sizeof(Letter))
         cdef int sent
         if letter == NULL:

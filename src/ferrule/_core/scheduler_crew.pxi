@@ -21,13 +21,14 @@ cdef class Crew:
     cdef int enter_task(self, Task task) except -1:
         """Make a new task a member of its scope, or refuse it."""
         cdef CancelScope scope = task.parent
-        cdef bint full, ending
+        cdef bint full, ending, enters = True
         mutex_lock(&self.guard)
         try:
             full = self.live_tasks >= self.max_fibers
             ending = self.stopping
             if not full and not ending:
-                scope.members.add(task)
+                enters = scope.add_member(task)
+            if not full and not ending and enters:
                 task.effective = scope.effective
                 self.live_tasks += 1
         finally:
@@ -36,7 +37,16 @@ cdef class Crew:
             raise ConcurrencyUnavailable("the runtime is ending")
         if full:
             raise ConcurrencyUnavailable(f"max_fibers={self.max_fibers} tasks have not ended")
-        return 0
+        return check_entered(enters)
+
+    cdef int enter_group(self, Task task, GroupScope group) except -1:
+        """Make a task that its spawner runs itself a member of a group."""
+        mutex_lock(&self.guard)
+        try:
+            enters = group.add_member(task)
+        finally:
+            mutex_unlock(&self.guard)
+        return check_entered(enters)
 
     cdef int stop_if_done(self) except -1:
         """Step 3 of the shutdown, for whoever ended a task."""
@@ -149,3 +159,9 @@ cdef class Crew:
             quiet = quiet and s.quiet and not s.ready_count and inbox_is_empty(&s.inbox)
         mutex_unlock(&self.guard)
         return quiet
+
+
+cdef int check_entered(bint enters) except -1:
+    if not enters:
+        raise RuntimeError("the group has been left")
+    return 0
