@@ -58,7 +58,7 @@ def run(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> C
     return runner(request.param, unavailable)
 
 
-@pytest.fixture(params=["standard", "threads", *BACKENDS])
+@pytest.fixture(params=["standard", "os_threads", *BACKENDS])
 def world(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> World:
     """The standard library's classes in threads, Ferrule's in threads, and Ferrule's in fibers."""
     if request.param in BACKENDS:

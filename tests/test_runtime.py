@@ -115,7 +115,7 @@ def test_senseless_options_are_refused(options: dict[str, Any], message: str) ->
         ferrule.run(int, **options)
 
 
-@pytest.mark.parametrize("backend", ["kqueue", "epoll", "threads"])
+@pytest.mark.parametrize("backend", ["kqueue", "epoll"])
 def test_an_engine_that_is_not_there_says_which_are(backend: Any) -> None:
     with pytest.raises(ferrule.BackendUnavailable, match="uring"):
         ferrule.run(int, backend=backend)

@@ -26,7 +26,10 @@ Ts = TypeVarTuple("Ts")
 MAX_THREADS = 64
 BACKENDS = ("uring", "kqueue", "epoll", "threads")
 # Of those that this version has: their classes, and the modules of ferrule._core that have them.
-ENGINES = {"uring": ("backend_uring", "UringBackend")}
+ENGINES = {
+    "uring": ("backend_uring", "UringBackend"),
+    "threads": ("backend_threads", "ThreadsBackend"),
+}
 Backend = Literal["auto", "uring", "kqueue", "epoll", "threads"]
 
 

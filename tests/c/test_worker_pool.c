@@ -100,6 +100,47 @@ static void one_worker_finishes_in_the_order_of_submission(void) {
     pool_stop(&p);
 }
 
+static void an_offer_is_taken_only_by_a_thread_that_is_free(void) {
+    struct pool p;
+    int pipe_fds[2];
+    CHECK_EQ(pipe(pipe_fds), 0);
+    open_pool(&p, 3);
+    struct op *waiting = submit(&p, &ops[0], OP_READ, pipe_fds[0]);
+    wait_until_begun(&p, waiting);
+    ops[1] = (struct op){.kind = OP_NOP, .fd = -1};
+    CHECK_EQ(pool_offer(&p, &ops[1], 1), -EAGAIN); /* the one there is has something to do */
+    CHECK_EQ(p.queued, 0);
+    CHECK_EQ(pool_offer(&p, &ops[1], 2), 0);
+    CHECK(wait_for_done(&p) == &ops[1]);
+    CHECK_EQ(write(pipe_fds[1], "x", 1), 1);
+    CHECK(wait_for_done(&p) == waiting);
+    pool_stop(&p);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+}
+
+static void a_send_does_not_wait_until_all_of_it_is_taken(void) {
+    struct pool p;
+    int ends[2];
+    size_t room = 1 << 24;
+    char *bytes = calloc(1, room), received[4096];
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    while (send(ends[0], bytes, 4096, MSG_DONTWAIT) > 0) {
+    }
+    open_pool(&p, 1);
+    ops[0] = (struct op){.kind = OP_SEND, .fd = ends[0], .addr = bytes, .len = room};
+    CHECK_EQ(pool_submit(&p, &ops[0]), 0);
+    wait_until_begun(&p, &ops[0]);
+    while (recv(ends[1], received, sizeof received, MSG_DONTWAIT) > 0) {
+    }
+    CHECK(wait_for_done(&p) == &ops[0]);
+    CHECK(ops[0].result > 0 && ops[0].result < (int64_t)room);
+    pool_stop(&p);
+    close(ends[0]);
+    close(ends[1]);
+    free(bytes);
+}
+
 static void an_operation_that_waits_does_not_hold_up_the_next(void) {
     struct pool p;
     int pipe_fds[2];
@@ -279,6 +320,8 @@ int main(void) {
     RUN(every_operation_is_done_once);
     RUN(one_worker_finishes_in_the_order_of_submission);
     RUN(an_operation_that_waits_does_not_hold_up_the_next);
+    RUN(an_offer_is_taken_only_by_a_thread_that_is_free);
+    RUN(a_send_does_not_wait_until_all_of_it_is_taken);
     RUN(two_at_once_for_one_idle_thread_start_another);
     RUN(a_queued_operation_is_taken_back_from_any_place);
     RUN(a_running_operation_is_interrupted);

@@ -1,10 +1,10 @@
 from typing import final
 
-from ferrule._core.backend import Backend
+from ferrule._core.backend_workers import WorkerBackend
 
 LADDER: tuple[tuple[str, int], ...]
 
 @final
-class UringBackend(Backend):
+class UringBackend(WorkerBackend):
     @property
     def setup(self) -> str | None: ...

@@ -23,25 +23,21 @@ cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport (
-    EAGAIN, EBUSY, EINTR, EINVAL, ENOMEM, errno,
+    EAGAIN, EBUSY, EINTR, EINVAL, ENOMEM,
 )
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from ferrule._core.backend cimport Backend
+from ferrule._core.backend_workers cimport WorkerBackend
 from ferrule._core.operation cimport (
-    OP_CANCEL_SENT, OP_IN_FLIGHT, OP_IN_WORKER, OP_MAY_BLOCK, OP_POLL, OP_PROVIDED_BUFFER,
-    OP_TIMEOUT, op, op_rows,
-    slots_find, slots_user_data, uring_timespec,
+    OP_CANCEL_SENT, OP_IN_FLIGHT, OP_IN_THREAD, OP_IN_WORKER, OP_MAY_BLOCK, OP_PROVIDED_BUFFER,
+    op, op_rows, slots_find, slots_user_data, uring_timespec,
 )
 
 import os
 
 cdef extern from "<errno.h>" nogil:
     int ECANCELED, ETIME
-
-cdef extern from "<fcntl.h>" nogil:
-    int O_CLOEXEC, O_NONBLOCK
 
 cdef extern from "<poll.h>" nogil:
     int POLLIN
@@ -54,38 +50,16 @@ cdef extern from "<sys/mman.h>" nogil:
     void *MAP_FAILED
 
 cdef extern from "<unistd.h>" nogil:
-    int pipe2(int *fds, int flags)
     int posix_close "close"(int fd)
-    ssize_t posix_read "read"(int fd, void *buf, size_t n)
 
 cdef extern from *:
     """
-    #include <unistd.h>
-    #define atomic_set_int(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define atomic_set_u16(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     /* A row's prepare, called through its const pointer. */
     #define op_prepare(o, sqe) op_rows[(o)->kind].prepare((o), (sqe))
-    /* What another thread touches to end a wait: a pipe, and whether it was written to. */
-    struct waker { int read_fd, write_fd, pending; };
-    static void waker_wake(void *arg) {
-        struct waker *w = arg;
-        if (!__atomic_exchange_n(&w->pending, 1, __ATOMIC_ACQ_REL)) {
-            ssize_t n = write(w->write_fd, "w", 1);
-            (void)n; /* a full pipe wakes as well */
-        }
-    }
-    #define op_set_cancelled(o) \
-        __atomic_fetch_or(&(o)->how_cancelled, OP_CANCEL_SENT, __ATOMIC_ACQ_REL)
     """
-    struct waker:
-        int read_fd
-        int write_fd
-        int pending
-    void waker_wake(void *arg) noexcept nogil
-    void atomic_set_int(int *p, int v) nogil
     void atomic_set_u16(uint16_t *p, uint16_t v) nogil
     void op_prepare(op *o, uring_sqe *sqe) nogil
-    void op_set_cancelled(op *o) nogil
 
 cdef extern from "uring_abi.h" nogil:
     struct uring_sqe:
@@ -158,15 +132,6 @@ cdef extern from "ring.h" nogil:
     int ring_unregister_own_fd(ring *r)
     uint32_t ring_copy_cqes(ring *r, uring_cqe *out, uint32_t max)
 
-cdef extern from "worker_pool.h" nogil:
-    struct pool:
-        op *done
-    void pool_init(pool *p, uint32_t max_threads, void (*notify)(void *) noexcept nogil, void *arg)
-    int pool_submit(pool *p, op *o)
-    op *pool_reap(pool *p)
-    int pool_interrupt(pool *p, op *o)
-    void pool_stop(pool *p)
-
 cdef enum:
     SQ_ENTRIES = 1024
     CQ_ENTRIES = 8192
@@ -177,10 +142,6 @@ cdef enum:
     IOWQ_BOUNDED = 16        # kernel threads for buffered writes, fsync and the like
     IOWQ_UNBOUNDED = 64
     IDLE_ROUNDS = 4
-    WORKERS_MAX = 16         # our threads for what ends by itself
-    WAITERS_MAX = 1024       # and for what may wait for ever: each FIFO or lock holds one
-    INTERRUPT_AGAIN_NS = 2_000_000
-    DRAIN_NS = 5_000_000_000
 
 # user_data that is nobody's slot: indices stay below SLOTS_MAX.
 cdef uint64_t NOBODY = 0xffffffff
@@ -201,17 +162,12 @@ LADDER = (
 
 
 @cython.final
-cdef class UringBackend(Backend):
+cdef class UringBackend(WorkerBackend):
     cdef ring r
-    cdef pool workers, waiters
-    cdef uint32_t workers_busy, waiters_busy
     cdef op *backlog             # started while the SQ was full
     cdef op *backlog_tail
-    cdef op *interrupting        # running in a worker, cancelled, to be signalled again
-    cdef waker waker
-    cdef bint wake_armed, is_open
+    cdef bint wake_armed
     cdef uint32_t idle_rounds    # polls in a row that had to wait
-    cdef bint woken              # this poll consumed a wake-up: it must not wait any more
     cdef uring_timespec ts
     cdef uint8_t supported[256]
     cdef uring_buf *buffer_ring
@@ -221,29 +177,18 @@ cdef class UringBackend(Backend):
 
     def __cinit__(self):
         self.r.fd = -1
-        self.waker.read_fd = self.waker.write_fd = -1
         self.name = "uring"
 
     cdef int open(self) except -1:
         self._set_up()
         self._probe()
-        self._open_pipe()
-        pool_init(&self.workers, WORKERS_MAX, waker_wake, &self.waker)
-        pool_init(&self.waiters, WAITERS_MAX, waker_wake, &self.waker)
-        self.is_open = True
+        try:
+            self.open_workers()
+        except OSError:
+            ring_close(&self.r)
+            raise
         self._register_buffers()
         self._arm_wake()
-        return 0
-
-    cdef int _open_pipe(self) except -1:
-        cdef int fds[2]
-        if pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0:
-            err = errno
-            ring_close(&self.r)
-            raise OSError(err, f"cannot make the wake-up pipe: {os.strerror(err)}")
-        self.waker.read_fd = fds[0]
-        self.waker.write_fd = fds[1]
-        atomic_set_int(&self.waker.pending, 0)  # a wake before there was a pipe must not mute it
         return 0
 
     cdef int _set_up(self) except -1:
@@ -319,7 +264,7 @@ cdef class UringBackend(Backend):
         o.state = OP_IN_FLIGHT
         self.in_flight += 1
         if self._needs_thread(o):
-            self._start_in_thread(o)
+            self.start_in_thread(o)
             return
         if self.backlog != NULL or not self._queue(o):
             o.next = NULL
@@ -332,25 +277,6 @@ cdef class UringBackend(Backend):
     cdef inline bint _needs_thread(self, op *o) noexcept:
         cdef int code = op_rows[o.kind].uring_op
         return code < 0 or o.traits & (OP_MAY_BLOCK | OP_IN_WORKER) or not self.supported[code]
-
-    cdef inline bint _may_wait_for_ever(self, op *o) noexcept:
-        # What the ring would wait for by poll does too, where the ring cannot do it.
-        return (o.traits & OP_MAY_BLOCK or op_rows[o.kind].poll_events != 0
-                and not o.traits & OP_IN_WORKER or o.kind == OP_POLL or o.kind == OP_TIMEOUT)
-
-    cdef void _start_in_thread(self, op *o) noexcept:
-        cdef int err
-        if self._may_wait_for_ever(o):
-            err = pool_submit(&self.waiters, o)
-            self.waiters_busy += err == 0
-        else:
-            err = pool_submit(&self.workers, o)
-            self.workers_busy += err == 0
-        if err < 0:
-            self.complete(o, err)
-
-    cdef bint _interrupt(self, op *o) noexcept:
-        return pool_interrupt(&self.waiters if self._may_wait_for_ever(o) else &self.workers, o)
 
     cdef inline bint _queue(self, op *o) noexcept:
         cdef uring_sqe *sqe = self._get_sqe()
@@ -394,10 +320,8 @@ cdef class UringBackend(Backend):
             self._leave_backlog(o, before)
             self.complete(o, -ECANCELED)
             return
-        if self._needs_thread(o):
-            op_set_cancelled(o)
-            if self._interrupt(o):
-                self._interrupt_later(o)
+        if o.traits & OP_IN_THREAD:
+            self.cancel_in_thread(o)
             return
         if self._queue_cancel(o):
             o.how_cancelled |= OP_CANCEL_SENT
@@ -471,8 +395,7 @@ cdef class UringBackend(Backend):
         cdef uint32_t flags = URING_ENTER_GETEVENTS
         cdef uring_timespec *ts = NULL
         cdef uring_sqe *sqe
-        if self.interrupting != NULL and (timeout < 0 or timeout > INTERRUPT_AGAIN_NS):
-            timeout = INTERRUPT_AGAIN_NS
+        timeout = self.limit_wait(timeout)
         if timeout >= 0:
             self.ts.tv_sec = timeout // 1_000_000_000
             self.ts.tv_nsec = timeout % 1_000_000_000
@@ -522,12 +445,7 @@ cdef class UringBackend(Backend):
         self.cqes += total
         if tail != self.buffer_tail:
             atomic_set_u16(&self.buffer_ring[0].resv, self.buffer_tail)
-        if self.workers_busy:
-            self.workers_busy -= self._reap_threads(&self.workers)
-        if self.waiters_busy:
-            self.waiters_busy -= self._reap_threads(&self.waiters)
-        if self.interrupting != NULL:
-            self._interrupt_again()
+        self.reap_threads()
         if not self.wake_armed and self.is_open:
             self._arm_wake()
         return total
@@ -535,7 +453,8 @@ cdef class UringBackend(Backend):
     cdef void _take(self, uring_cqe *cqe) noexcept:
         cdef op *o
         if cqe.user_data == WAKE:
-            self._drain_wake()
+            self.wake_armed = False
+            self.drain_waker()
             return
         o = slots_find(self.table, cqe.user_data)
         if cqe.flags & URING_CQE_F_BUFFER:
@@ -557,41 +476,6 @@ cdef class UringBackend(Backend):
                 cqe.res = -ENOMEM
         self._recycle(bid)
 
-    cdef uint32_t _reap_threads(self, pool *p) noexcept:
-        cdef op *o = pool_reap(p)
-        cdef op *after
-        cdef uint32_t n = 0
-        while o != NULL:
-            after = o.next
-            n += 1
-            self._forget_interrupt(o)
-            self.complete(o, o.result)
-            o = after
-        return n
-
-    cdef void _interrupt_again(self) noexcept:
-        cdef op *o = self.interrupting
-        while o != NULL:
-            self._interrupt(o)
-            o = <op *>o.payload
-
-    # Operations that run in a worker have no payload, so it links the list of those to signal.
-    cdef void _interrupt_later(self, op *o) noexcept:
-        o.payload = <void *>self.interrupting
-        self.interrupting = o
-
-    cdef void _forget_interrupt(self, op *o) noexcept:
-        cdef op *at = self.interrupting
-        if at == o:
-            self.interrupting = <op *>o.payload
-        else:
-            while at != NULL and <op *>at.payload != o:
-                at = <op *>at.payload
-            if at == NULL:
-                return
-            at.payload = o.payload
-        o.payload = NULL
-
     # ---- waking ----
 
     cdef void _arm_wake(self) noexcept:
@@ -605,22 +489,6 @@ cdef class UringBackend(Backend):
         sqe.user_data = WAKE
         self.wake_armed = True
 
-    cdef void _drain_wake(self) noexcept:
-        cdef char buf[256]
-        self.wake_armed = False
-        self.woken = True
-        while posix_read(self.waker.read_fd, buf, sizeof(buf)) == sizeof(buf):
-            pass
-        # Cleared after the read and before anybody looks at an inbox: a wake that comes now
-        # writes again.
-        atomic_set_int(&self.waker.pending, 0)
-
-    cdef void wake(self) noexcept nogil:
-        waker_wake(&self.waker)
-
-    cdef int wake_fd(self) noexcept:
-        return self.waker.write_fd
-
     # ---- the end ----
 
     cdef int close(self) except -1:
@@ -629,44 +497,27 @@ cdef class UringBackend(Backend):
             return 0
         self.is_open = False
         if self.in_flight:
-            self._drain()
+            self._cancel_all()
+            self.drain()
         leaked = self.in_flight
         ring_unregister_own_fd(&self.r)
         ring_close(&self.r)
-        if self.workers_busy or self.waiters_busy:
-            Py_INCREF(self)  # a thread that comes back later still finds its pool and its pipe
-        else:
-            pool_stop(&self.workers)
-            pool_stop(&self.waiters)
-            posix_close(self.waker.read_fd)
-            posix_close(self.waker.write_fd)
+        self.close_workers()
         if self.buffer_ring != NULL and not leaked:
             munmap(self.buffer_ring, BUFFER_COUNT * (sizeof(uring_buf) + BUFFER_SIZE))
         return leaked
 
-    cdef int _drain(self) except -1:
-        # Numbered in the scheduler's shutdown: nothing is freed while the kernel may write to it.
-        cdef int _try
+    cdef void _cancel_all(self) noexcept:
         cdef uring_sqe *sqe = self._get_sqe()
         if sqe != NULL:
             sqe.opcode = URING_OP_ASYNC_CANCEL
             sqe.fd = -1
             sqe.op_flags = URING_CANCEL_ANY | URING_CANCEL_ALL
             sqe.user_data = NOBODY
-        for _try in range(50):
-            if not self.in_flight:
-                break
-            self._flush_backlog()
-            self._wait(DRAIN_NS // 50)
-            self._reap()
-        return 0
 
     cdef void abandon(self) noexcept:
-        # The mappings are not inherited (MADV_DONTFORK) and the workers do not exist here.
-        if not self.is_open:
-            return
-        self.is_open = False
-        posix_close(self.r.fd)
-        posix_close(self.waker.read_fd)
-        posix_close(self.waker.write_fd)
+        # The mappings are not inherited (MADV_DONTFORK).
+        if self.is_open:
+            posix_close(self.r.fd)
+            WorkerBackend.abandon(self)
         self.r.fd = -1

@@ -114,6 +114,87 @@ static int64_t try_timeout(struct op *o) {
     return r ? -r : -ETIME;
 }
 
+/* ---- attempts that cannot sleep ---- */
+
+int64_t op_try_recv(int fd, void *buf, uint64_t len, int flags) {
+    return result_of(recv(fd, buf, len < MAX_LEN ? len : MAX_LEN, flags | MSG_DONTWAIT));
+}
+
+int64_t op_try_send(int fd, const void *buf, uint64_t len, int flags) {
+    return result_of(send(fd, buf, len < MAX_LEN ? len : MAX_LEN,
+                          flags | MSG_DONTWAIT | MSG_NOSIGNAL));
+}
+
+/* accept4 has no flag against waiting.  O_NONBLOCK does it, but belongs to everybody who shares the
+ * socket (dup, a child process), so it is looked at each time. */
+int64_t op_try_accept(struct op *o) {
+    int flags = fcntl(o->fd, F_GETFL);
+    return flags >= 0 && !(flags & O_NONBLOCK) ? -EAGAIN : try_accept(o);
+}
+
+/* -EAGAIN: not in the page cache; -EOPNOTSUPP: this file cannot tell. */
+int64_t op_try_read(int fd, void *buf, uint64_t len, int64_t off) {
+    struct iovec iov = {.iov_base = buf, .iov_len = len < MAX_LEN ? len : MAX_LEN};
+    return result_of(preadv2(fd, &iov, 1, off, RWF_NOWAIT));
+}
+
+/* -EAGAIN: it would wait; -EOPNOTSUPP: this file system cannot tell (ext4). */
+int64_t op_try_write(int fd, const void *buf, uint64_t len, int64_t off) {
+    struct iovec iov = {.iov_base = (void *)buf, .iov_len = len < MAX_LEN ? len : MAX_LEN};
+    return result_of(pwritev2(fd, &iov, 1, off, RWF_NOWAIT));
+}
+
+int64_t op_try_readv(int fd, const struct iovec *iov, int count, int64_t off) {
+    return result_of(preadv2(fd, iov, count, off, RWF_NOWAIT));
+}
+
+int64_t op_try_writev(int fd, const struct iovec *iov, int count, int64_t off) {
+    return result_of(pwritev2(fd, iov, count, off, RWF_NOWAIT));
+}
+
+struct open_how_v0 { uint64_t flags, mode, resolve; };
+#define RESOLVE_CACHED 0x20 /* Linux 5.12 */
+#define SYS_OPENAT2 437     /* the same number everywhere */
+
+/* -EAGAIN: the look-up would sleep.  O_NONBLOCK keeps a FIFO's open from waiting for its other
+ * end; it is the caller's to look at what was opened and to take the flag back. */
+int64_t op_try_open(int dirfd, const char *path, uint32_t flags, uint32_t mode) {
+    struct open_how_v0 how = {.flags = flags | O_CLOEXEC, .mode = mode,
+                              .resolve = RESOLVE_CACHED};
+    if (!(flags & O_PATH)) how.flags |= O_NONBLOCK; /* openat2 refuses it there */
+    return result_of(syscall(SYS_OPENAT2, dirfd, path, &how, sizeof how));
+}
+
+/* As rows have them: -EAGAIN leads to waiting, and so does what cannot be told. */
+
+static int64_t try_recv_now(struct op *o) {
+    if (o->flags & MSG_WAITALL) return -EOPNOTSUPP; /* it would answer with a part */
+    return op_try_recv(o->fd, o->addr, o->len, (int)o->flags);
+}
+static int64_t try_send_now(struct op *o) {
+    return op_try_send(o->fd, o->addr, o->len, (int)o->flags);
+}
+static int64_t try_recvmsg_now(struct op *o) {
+    if (o->flags & MSG_WAITALL) return -EOPNOTSUPP;
+    return result_of(recvmsg(o->fd, &o->msg, (int)o->flags | MSG_DONTWAIT));
+}
+static int64_t try_sendmsg_now(struct op *o) {
+    return result_of(sendmsg(o->fd, &o->msg, (int)o->flags | MSG_DONTWAIT | MSG_NOSIGNAL));
+}
+static int64_t try_poll_now(struct op *o) {
+    struct pollfd p = {.fd = o->fd, .events = (short)o->flags};
+    int n = poll(&p, 1, 0);
+    return n < 0 ? -errno : n == 0 ? -EAGAIN : p.revents;
+}
+static int64_t try_read_now(struct op *o) { return op_try_read(o->fd, o->addr, o->len, o->off); }
+static int64_t try_write_now(struct op *o) { return op_try_write(o->fd, o->addr, o->len, o->off); }
+static int64_t try_readv_now(struct op *o) {
+    return result_of(preadv2(o->fd, o->addr, (int)o->len, o->off, (int)o->flags | RWF_NOWAIT));
+}
+static int64_t try_writev_now(struct op *o) {
+    return result_of(pwritev2(o->fd, o->addr, (int)o->len, o->off, (int)o->flags | RWF_NOWAIT));
+}
+
 /* ---- the same as SQEs ---- */
 
 static void prep_nop(const struct op *o, struct uring_sqe *s) { (void)o; (void)s; }
@@ -224,87 +305,36 @@ static void prep_timeout(const struct op *o, struct uring_sqe *s) {
 }
 
 const struct op_row op_rows[OP_KINDS] = {
-    [OP_NOP] = {"nop", URING_OP_NOP, 0, 0, try_nop, prep_nop},
-    [OP_READ] = {"read", URING_OP_READ, POLLIN, 1, try_read, prep_rw},
-    [OP_WRITE] = {"write", URING_OP_WRITE, POLLOUT, 1, try_write, prep_rw},
-    [OP_READV] = {"readv", URING_OP_READV, POLLIN, 0, try_readv, prep_rwv},
-    [OP_WRITEV] = {"writev", URING_OP_WRITEV, POLLOUT, 0, try_writev, prep_rwv},
-    [OP_RECV] = {"recv", URING_OP_RECV, POLLIN, 1, try_recv, prep_recv},
-    [OP_SEND] = {"send", URING_OP_SEND, POLLOUT, 1, try_send, prep_send},
-    [OP_RECVMSG] = {"recvmsg", URING_OP_RECVMSG, POLLIN, 0, try_recvmsg, prep_recvmsg},
-    [OP_SENDMSG] = {"sendmsg", URING_OP_SENDMSG, POLLOUT, 0, try_sendmsg, prep_sendmsg},
-    [OP_ACCEPT] = {"accept", URING_OP_ACCEPT, POLLIN, 0, try_accept, prep_accept},
-    [OP_CONNECT] = {"connect", URING_OP_CONNECT, POLLOUT, 0, try_connect, prep_connect},
-    [OP_POLL] = {"poll", URING_OP_POLL_ADD, 0, 0, try_poll, prep_poll},
-    [OP_OPENAT] = {"openat", URING_OP_OPENAT, 0, 0, try_openat, prep_openat},
-    [OP_CLOSE] = {"close", URING_OP_CLOSE, 0, 0, try_close, prep_fd},
-    [OP_STATX] = {"statx", URING_OP_STATX, 0, 0, try_statx, prep_statx},
-    [OP_FSYNC] = {"fsync", URING_OP_FSYNC, 0, 0, try_fsync, prep_fsync},
-    [OP_FALLOCATE] = {"fallocate", URING_OP_FALLOCATE, 0, 0, try_fallocate, prep_fallocate},
-    [OP_FTRUNCATE] = {"ftruncate", URING_OP_FTRUNCATE, 0, 0, try_ftruncate, prep_ftruncate},
-    [OP_FLOCK] = {"flock", -1, 0, 0, try_flock, NULL},
-    [OP_GETDENTS] = {"getdents", -1, 0, 0, try_getdents, NULL},
-    [OP_READLINKAT] = {"readlinkat", -1, 0, 0, try_readlinkat, NULL},
-    [OP_FACCESSAT] = {"faccessat", -1, 0, 0, try_faccessat, NULL},
-    [OP_UNLINKAT] = {"unlinkat", URING_OP_UNLINKAT, 0, 0, try_unlinkat, prep_path},
-    [OP_MKDIRAT] = {"mkdirat", URING_OP_MKDIRAT, 0, 0, try_mkdirat, prep_path},
-    [OP_RENAMEAT] = {"renameat", URING_OP_RENAMEAT, 0, 0, try_renameat, prep_two_paths},
-    [OP_LINKAT] = {"linkat", URING_OP_LINKAT, 0, 0, try_linkat, prep_two_paths},
-    [OP_SYMLINKAT] = {"symlinkat", URING_OP_SYMLINKAT, 0, 0, try_symlinkat, prep_symlinkat},
-    [OP_SENDFILE] = {"sendfile", -1, POLLOUT, 1, try_sendfile, NULL},
-    [OP_TIMEOUT] = {"timeout", URING_OP_TIMEOUT, 0, 0, try_timeout, prep_timeout},
-    [OP_LSEEK] = {"lseek", -1, 0, 0, try_lseek, NULL},
-    [OP_FCHMOD] = {"fchmod", -1, 0, 0, try_fchmod, NULL},
-    [OP_COPY_RANGE] = {"copy_range", -1, 0, 1, try_copy_range, NULL},
+    [OP_NOP] = {"nop", URING_OP_NOP, 0, 0, try_nop, try_nop, prep_nop},
+    [OP_READ] = {"read", URING_OP_READ, POLLIN, 1, try_read, try_read_now, prep_rw},
+    [OP_WRITE] = {"write", URING_OP_WRITE, POLLOUT, 1, try_write, try_write_now, prep_rw},
+    [OP_READV] = {"readv", URING_OP_READV, POLLIN, 0, try_readv, try_readv_now, prep_rwv},
+    [OP_WRITEV] = {"writev", URING_OP_WRITEV, POLLOUT, 0, try_writev, try_writev_now, prep_rwv},
+    [OP_RECV] = {"recv", URING_OP_RECV, POLLIN, 1, try_recv, try_recv_now, prep_recv},
+    [OP_SEND] = {"send", URING_OP_SEND, POLLOUT, 1, try_send, try_send_now, prep_send},
+    [OP_RECVMSG] = {"recvmsg", URING_OP_RECVMSG, POLLIN, 0, try_recvmsg, try_recvmsg_now, prep_recvmsg},
+    [OP_SENDMSG] = {"sendmsg", URING_OP_SENDMSG, POLLOUT, 0, try_sendmsg, try_sendmsg_now, prep_sendmsg},
+    [OP_ACCEPT] = {"accept", URING_OP_ACCEPT, POLLIN, 0, try_accept, op_try_accept, prep_accept},
+    [OP_CONNECT] = {"connect", URING_OP_CONNECT, POLLOUT, 0, try_connect, NULL, prep_connect},
+    [OP_POLL] = {"poll", URING_OP_POLL_ADD, 0, 0, try_poll, try_poll_now, prep_poll},
+    [OP_OPENAT] = {"openat", URING_OP_OPENAT, 0, 0, try_openat, NULL, prep_openat},
+    [OP_CLOSE] = {"close", URING_OP_CLOSE, 0, 0, try_close, NULL, prep_fd},
+    [OP_STATX] = {"statx", URING_OP_STATX, 0, 0, try_statx, NULL, prep_statx},
+    [OP_FSYNC] = {"fsync", URING_OP_FSYNC, 0, 0, try_fsync, NULL, prep_fsync},
+    [OP_FALLOCATE] = {"fallocate", URING_OP_FALLOCATE, 0, 0, try_fallocate, NULL, prep_fallocate},
+    [OP_FTRUNCATE] = {"ftruncate", URING_OP_FTRUNCATE, 0, 0, try_ftruncate, NULL, prep_ftruncate},
+    [OP_FLOCK] = {"flock", -1, 0, 0, try_flock, NULL, NULL},
+    [OP_GETDENTS] = {"getdents", -1, 0, 0, try_getdents, NULL, NULL},
+    [OP_READLINKAT] = {"readlinkat", -1, 0, 0, try_readlinkat, NULL, NULL},
+    [OP_FACCESSAT] = {"faccessat", -1, 0, 0, try_faccessat, NULL, NULL},
+    [OP_UNLINKAT] = {"unlinkat", URING_OP_UNLINKAT, 0, 0, try_unlinkat, NULL, prep_path},
+    [OP_MKDIRAT] = {"mkdirat", URING_OP_MKDIRAT, 0, 0, try_mkdirat, NULL, prep_path},
+    [OP_RENAMEAT] = {"renameat", URING_OP_RENAMEAT, 0, 0, try_renameat, NULL, prep_two_paths},
+    [OP_LINKAT] = {"linkat", URING_OP_LINKAT, 0, 0, try_linkat, NULL, prep_two_paths},
+    [OP_SYMLINKAT] = {"symlinkat", URING_OP_SYMLINKAT, 0, 0, try_symlinkat, NULL, prep_symlinkat},
+    [OP_SENDFILE] = {"sendfile", -1, POLLOUT, 1, try_sendfile, NULL, NULL},
+    [OP_TIMEOUT] = {"timeout", URING_OP_TIMEOUT, 0, 0, try_timeout, NULL, prep_timeout},
+    [OP_LSEEK] = {"lseek", -1, 0, 0, try_lseek, NULL, NULL},
+    [OP_FCHMOD] = {"fchmod", -1, 0, 0, try_fchmod, NULL, NULL},
+    [OP_COPY_RANGE] = {"copy_range", -1, 0, 1, try_copy_range, NULL, NULL},
 };
-
-/* ---- attempts that cannot sleep ---- */
-
-int64_t op_try_recv(int fd, void *buf, uint64_t len, int flags) {
-    return result_of(recv(fd, buf, len < MAX_LEN ? len : MAX_LEN, flags | MSG_DONTWAIT));
-}
-
-int64_t op_try_send(int fd, const void *buf, uint64_t len, int flags) {
-    return result_of(send(fd, buf, len < MAX_LEN ? len : MAX_LEN,
-                          flags | MSG_DONTWAIT | MSG_NOSIGNAL));
-}
-
-/* accept4 has no flag against waiting.  O_NONBLOCK does it, but belongs to everybody who shares the
- * socket (dup, a child process), so it is looked at each time. */
-int64_t op_try_accept(struct op *o) {
-    int flags = fcntl(o->fd, F_GETFL);
-    return flags >= 0 && !(flags & O_NONBLOCK) ? -EAGAIN : try_accept(o);
-}
-
-/* -EAGAIN: not in the page cache; -EOPNOTSUPP: this file cannot tell. */
-int64_t op_try_read(int fd, void *buf, uint64_t len, int64_t off) {
-    struct iovec iov = {.iov_base = buf, .iov_len = len < MAX_LEN ? len : MAX_LEN};
-    return result_of(preadv2(fd, &iov, 1, off, RWF_NOWAIT));
-}
-
-/* -EAGAIN: it would wait; -EOPNOTSUPP: this file system cannot tell (ext4). */
-int64_t op_try_write(int fd, const void *buf, uint64_t len, int64_t off) {
-    struct iovec iov = {.iov_base = (void *)buf, .iov_len = len < MAX_LEN ? len : MAX_LEN};
-    return result_of(pwritev2(fd, &iov, 1, off, RWF_NOWAIT));
-}
-
-int64_t op_try_readv(int fd, const struct iovec *iov, int count, int64_t off) {
-    return result_of(preadv2(fd, iov, count, off, RWF_NOWAIT));
-}
-
-int64_t op_try_writev(int fd, const struct iovec *iov, int count, int64_t off) {
-    return result_of(pwritev2(fd, iov, count, off, RWF_NOWAIT));
-}
-
-struct open_how_v0 { uint64_t flags, mode, resolve; };
-#define RESOLVE_CACHED 0x20 /* Linux 5.12 */
-#define SYS_OPENAT2 437     /* the same number everywhere */
-
-/* -EAGAIN: the look-up would sleep.  O_NONBLOCK keeps a FIFO's open from waiting for its other
- * end; it is the caller's to look at what was opened and to take the flag back. */
-int64_t op_try_open(int dirfd, const char *path, uint32_t flags, uint32_t mode) {
-    struct open_how_v0 how = {.flags = flags | O_CLOEXEC, .mode = mode,
-                              .resolve = RESOLVE_CACHED};
-    if (!(flags & O_PATH)) how.flags |= O_NONBLOCK; /* openat2 refuses it there */
-    return result_of(syscall(SYS_OPENAT2, dirfd, path, &how, sizeof how));
-}

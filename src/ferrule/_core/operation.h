@@ -35,6 +35,7 @@ enum op_state { OP_FREE, OP_PREPARED, OP_IN_FLIGHT, OP_DONE };
 #define OP_IN_WORKER 4u       /* in a worker thread, though the ring could do it */
 #define OP_TO_RECEIVER 8u     /* the waiter is no task, but takes the completion itself */
 #define OP_CONNECTING 16u     /* poll: for the end of a connect; the slot keeps the address */
+#define OP_IN_THREAD 32u      /* set by the engine: one of its threads has it */
 
 /* op.how_cancelled */
 #define OP_CANCEL_SENT 1u
@@ -72,6 +73,8 @@ struct op_row {
     int16_t poll_events;  /* readiness that lets an attempt proceed; 0: a file, always "ready" */
     uint8_t can_be_short; /* a result below the length asked for is normal */
     int64_t (*attempt)(struct op *);                        /* plain system calls; may block */
+    /* The same without blocking: -EAGAIN if it would, -EOPNOTSUPP if it cannot tell.  Or NULL. */
+    int64_t (*attempt_now)(struct op *);
     void (*prepare)(const struct op *, struct uring_sqe *); /* fill an SQE that was zeroed */
 };
 

@@ -84,6 +84,7 @@ cdef extern from "operation.h" nogil:
         OP_IN_WORKER
         OP_TO_RECEIVER
         OP_CONNECTING
+        OP_IN_THREAD
         OP_CANCEL_SENT
         OP_FD_CLOSING
 
@@ -124,6 +125,7 @@ cdef extern from "operation.h" nogil:
         int16_t uring_op
         int16_t poll_events
         uint8_t can_be_short
+        int64_t (*attempt_now)(op *o) noexcept nogil
 
     const op_row op_rows[1]
 

@@ -11,6 +11,7 @@
 #define FERRULE_WORKER_POOL_H
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -85,6 +86,29 @@ static inline void pool_leave(struct pool *p, struct pool_worker *self) {
     pthread_cond_broadcast(&p->quiet);
 }
 
+/* Sends go in the steps in which the socket takes them, as with the other engines: a blocking send(2)
+ * would wait until it has taken everything. */
+static inline int64_t pool_send(struct op *o) {
+    int64_t result;
+    while ((result = op_rows[o->kind].attempt_now(o)) == -EAGAIN) {
+        struct pollfd p = {.fd = o->fd, .events = POLLOUT};
+        if (o->flags & MSG_DONTWAIT || poll(&p, 1, -1) < 0) return -errno;
+    }
+    return result;
+}
+
+static inline int64_t pool_attempt(struct op *o) {
+    int sends = o->kind == OP_SEND || o->kind == OP_SENDMSG;
+    return sends ? pool_send(o) : op_rows[o->kind].attempt(o);
+}
+
+static inline int64_t pool_perform(struct op *o) {
+    int64_t result;
+    do result = pool_attempt(o);
+    while (result == -EINTR && !__atomic_load_n(&o->how_cancelled, __ATOMIC_ACQUIRE));
+    return result;
+}
+
 struct pool_start { struct pool *pool; struct pool_worker *self; };
 
 static void *pool_main(void *arg) {
@@ -97,9 +121,7 @@ static void *pool_main(void *arg) {
         if (o) {
             start.self->running = o;
             pthread_mutex_unlock(&p->mutex);
-            int64_t result;
-            do result = op_rows[o->kind].attempt(o);
-            while (result == -EINTR && !__atomic_load_n(&o->how_cancelled, __ATOMIC_ACQUIRE));
+            int64_t result = pool_perform(o);
             pthread_mutex_lock(&p->mutex);
             start.self->running = NULL;
             o->result = result;
@@ -158,22 +180,39 @@ static inline int pool_spawn(struct pool *p) {
     return 0;
 }
 
-/* 0, or -errno when there is no thread at all to do it. */
-static inline int pool_submit(struct pool *p, struct op *o) {
-    int err = 0;
+/* Under the mutex: see to it that one more operation finds a thread; 0 if it will.  A thread that was
+ * woken counts as idle until it runs, so idle alone would leave an operation behind one that waits
+ * for ever. */
+static inline int pool_make_room(struct pool *p) {
+    if (p->queued < p->idle) return 0;
+    return p->threads < p->max_threads ? pool_spawn(p) : -EAGAIN;
+}
+
+/* Under the mutex. */
+static inline void pool_enqueue(struct pool *p, struct op *o) {
     o->next = NULL;
+    if (p->tail) p->tail->next = o;
+    else p->head = o;
+    p->tail = o;
+    p->queued++;
+    pthread_cond_signal(&p->work);
+}
+
+/* The operation waits for its turn if it must.  0, or -errno when there is no thread at all. */
+static inline int pool_submit(struct pool *p, struct op *o) {
     pthread_mutex_lock(&p->mutex);
-    /* A thread that was woken counts as idle until it runs, so idle alone would leave an operation
-     * behind one that waits for ever. */
-    if (p->queued >= p->idle && p->threads < p->max_threads) err = pool_spawn(p);
-    if (!err || p->threads) {
-        err = 0;
-        if (p->tail) p->tail->next = o;
-        else p->head = o;
-        p->tail = o;
-        p->queued++;
-        pthread_cond_signal(&p->work);
-    }
+    int err = pool_make_room(p);
+    if (p->threads) err = 0;
+    if (!err) pool_enqueue(p, o);
+    pthread_mutex_unlock(&p->mutex);
+    return err;
+}
+
+/* 0 if one of at most `most` threads takes the operation at once, else -errno. */
+static inline int pool_offer(struct pool *p, struct op *o, uint32_t most) {
+    pthread_mutex_lock(&p->mutex);
+    int err = p->queued < p->idle || p->threads < most ? pool_make_room(p) : -EAGAIN;
+    if (!err) pool_enqueue(p, o);
     pthread_mutex_unlock(&p->mutex);
     return err;
 }

@@ -1,0 +1,3 @@
+from ferrule._core.backend import Backend
+
+class WorkerBackend(Backend): ...
