@@ -13,7 +13,7 @@
 
 #include "walk_parts.h"
 
-#define TURNS_INLINE 16384 /* the consumer gets, some 10 ms apart, to see to its signals */
+#define PAUSE_NS 20000000 /* after so long a consumer that reads by itself sees to its signals */
 
 struct found { /* as getdents64 writes them */
     uint64_t inode;
@@ -46,6 +46,8 @@ void worker_resume(struct walk_worker *w) {
 }
 
 int walk_meets_fault(struct walk *k, int stage, const char *name) {
+    if (!k->fault_count) return 0;
+    if (strrchr(name, '/')) name = strrchr(name, '/') + 1; /* of a root */
     for (uint32_t i = 0; i < k->fault_count; i++) {
         struct walk_fault *f = &k->faults[i];
         if (f->stage != stage || (f->name && strcmp(f->name, name) != 0)) continue;
@@ -268,7 +270,10 @@ static int judge(struct visit *v, struct walk_node *node) {
         node_drop(node);
         node = NULL;
     }
-    if (c->text_streams) add_text(w);
+    if (c->text_streams) {
+        add_text(w);
+        ATOMIC_STORE(&w->entries, w->entries + 1, RELAXED);
+    }
     if (bits & FILTER_MATCHED && v->view.depth >= c->min_depth && !c->text_streams)
         emit(v, node, outcome.actions);
     else if (v->stat_error)
@@ -316,12 +321,13 @@ static int visit_found(struct walk_worker *w, struct walk_node *dir, const struc
     uint32_t length = (uint32_t)strlen(e->name);
     if (path_room(w, (uint64_t)w->prefix + length + 1) < 0) return 0;
     memcpy(w->path + w->prefix, e->name, length + 1);
+    uint8_t type = w->walk->no_types ? DT_UNKNOWN : e->type;
     struct visit v = {
         .view = {.path = w->path, .path_length = w->prefix + length, .name_at = w->prefix,
-                 .depth = dir->depth + 1, .type = e->type, .inode = e->inode, .dir_fd = dir->fd,
+                 .depth = dir->depth + 1, .type = type, .inode = e->inode, .dir_fd = dir->fd,
                  .at = w->path + w->prefix, .fetch_stat = fetch_stat, .walk = w},
         .worker = w, .dir = dir};
-    if ((!w->walk->is_plain || e->type == DT_UNKNOWN) && (resolve_type(&v) < 0 || is_excluded(&v)))
+    if ((!w->walk->is_plain || type == DT_UNKNOWN) && (resolve_type(&v) < 0 || is_excluded(&v)))
         return 0;
     return visit(&v);
 }
@@ -532,6 +538,7 @@ static const struct found *frame_next(struct walk_worker *w, struct walk_frame *
             }
             e = (void *)(f->entries + f->at);
             f->at += e->size;
+            if (e->position == INT64_MAX) f->is_complete = 1; /* there is no later one */
         }
         const char *name = e->name;
         if (name[0] != '.' || (name[1] && (name[1] != '.' || name[2]))) return e;
@@ -600,8 +607,21 @@ static int next_directory(struct walk_worker *w) {
     return 0;
 }
 
+static int64_t coarse_clock(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
+/* Looks at the clock at each directory, and at every 256th entry. */
+static int is_long(struct walk_worker *w, int64_t begun, int at_directory) {
+    if (w->walk->config.threads || (!at_directory && ++w->turns % 256)) return 0;
+    return coarse_clock() - begun >= PAUSE_NS;
+}
+
 int worker_step(struct walk_worker *w) {
     struct walk *k = w->walk;
+    int64_t begun = k->config.threads ? 0 : coarse_clock();
     int step = 0;
     while (step == 0) {
         struct walk_frame *f = w->frame;
@@ -623,8 +643,7 @@ int worker_step(struct walk_worker *w) {
         } else {
             step = next_directory(w);
         }
-        if (step == 0 && !k->config.threads && ++w->turns == TURNS_INLINE) step = STEP_PAUSE;
+        if (step == 0 && is_long(w, begun, f != w->frame)) step = STEP_PAUSE;
     }
-    w->turns = 0;
     return step;
 }

@@ -10,7 +10,19 @@
 
 /* ---- the consumer ---- */
 
-static int take_inline(struct walk *k, struct walk_batch **batch) {
+static void walk_drop(struct walk *k) {
+    if (ATOMIC_SUB(&k->refs, 1, ACQ_REL) == 1) walk_free(k);
+}
+
+/* Without threads: another one may stop the walk while the consumer reads.  Who has `taking` may
+ * touch the worker; the consumer looks again after it gave it up. */
+static void abandon_inline(struct walk *k) {
+    if (!ATOMIC_LOAD(&k->stopping, SEQ_CST) || ATOMIC_SWAP(&k->taking, 1, SEQ_CST)) return;
+    worker_abandon(k->workers[0]);
+    ATOMIC_STORE(&k->taking, 0, SEQ_CST);
+}
+
+static int step_inline(struct walk *k, struct walk_batch **batch) {
     struct walk_worker *w = k->workers[0];
     int step = k->quit ? STEP_STOPPED : worker_step(w);
     if (ATOMIC_LOAD(&k->out_of_memory, ACQUIRE)) return WALK_FAILED;
@@ -26,6 +38,14 @@ static int take_inline(struct walk *k, struct walk_batch **batch) {
         *batch = NULL;
     }
     return *batch ? WALK_BATCH : WALK_ENDED;
+}
+
+static int take_inline(struct walk *k, struct walk_batch **batch) {
+    if (ATOMIC_SWAP(&k->taking, 1, SEQ_CST)) return WALK_ENDED; /* it is being stopped */
+    int state = step_inline(k, batch);
+    ATOMIC_STORE(&k->taking, 0, SEQ_CST);
+    abandon_inline(k);
+    return state;
 }
 
 static int take_ready(struct walk *k, struct walk_batch **batch) {
@@ -77,12 +97,12 @@ void walk_stop(struct walk *k, int64_t patience_ns) {
     struct timespec until;
     walk_deadline(patience_ns, &until);
     pthread_mutex_lock(&k->mutex);
-    ATOMIC_STORE(&k->stopping, 1, RELEASE);
+    ATOMIC_STORE(&k->stopping, 1, SEQ_CST);
     pthread_cond_broadcast(&k->work);
     pthread_cond_broadcast(&k->room);
     while (k->running && pthread_cond_timedwait(&k->gone, &k->mutex, &until) == 0) {}
     pthread_mutex_unlock(&k->mutex);
-    if (!k->config.threads) worker_abandon(k->workers[0]);
+    if (!k->config.threads) abandon_inline(k);
 }
 
 void walk_release(struct walk *k) { walk_drop(k); }
@@ -112,7 +132,7 @@ static void queue_drop(struct walk_node *n) {
     }
 }
 
-static void walk_free(struct walk *k) {
+void walk_free(struct walk *k) {
     struct walk_batch *lists[] = {k->ready, k->spare};
     for (uint32_t i = 0; k->workers && i < k->worker_room; i++) worker_free(k->workers[i]);
     for (int i = 0; i < 2; i++)
@@ -134,10 +154,6 @@ static void walk_free(struct walk *k) {
     free(k->roots);
     free(k->faults);
     free(k);
-}
-
-void walk_drop(struct walk *k) {
-    if (ATOMIC_SUB(&k->refs, 1, ACQ_REL) == 1) walk_free(k);
 }
 
 static struct walk_worker *worker_new(struct walk *k, uint32_t index) {
@@ -254,6 +270,8 @@ int walk_add_fault(struct walk *k, int stage, const char *name, uint32_t nth, in
     k->fault_count++;
     return 0;
 }
+
+void walk_forget_types(struct walk *k) { k->no_types = 1; }
 
 /* ---- pruning, progress ---- */
 

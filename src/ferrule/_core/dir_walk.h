@@ -51,6 +51,9 @@ struct walk *walk_new(const struct walk_config *config, const char *const *roots
 int walk_add_fault(struct walk *k, int stage, const char *name, uint32_t nth, int error,
                    int64_t delay_ns);
 
+/* For tests: as on file systems whose directories tell no types. */
+void walk_forget_types(struct walk *k);
+
 /* Once all is set: 0, or -errno if there is no thread at all to read. */
 int walk_start(struct walk *k);
 

@@ -82,6 +82,7 @@ cdef extern from "dir_walk.h" nogil:
     int walk_start(walk *k)
     int walk_add_fault(walk *k, int stage, const char *name, uint32_t nth, int error,
                        int64_t delay_ns)
+    void walk_forget_types(walk *k)
     int walk_take(walk *k, walk_batch **batch)
     int walk_wake_fd(walk *k)
     void walk_calm(walk *k)

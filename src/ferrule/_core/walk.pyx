@@ -223,6 +223,10 @@ cdef class Engine:
         walk_read_progress(self.k, &p)
         return p.directories, p.entries, p.errors, p.queued
 
+    def _forget_types(self):
+        """For tests, before the first entry is asked for: the directories tell no types."""
+        walk_forget_types(self.k)
+
     def _add_fault(self, str stage, *, bytes name=None, uint32_t nth=0, int error=0, delay=0.0):
         """For tests, before the first entry is asked for: see walk_fault in dir_walk.h."""
         if walk_add_fault(self.k, STAGES.index(stage), NULL if name is None else <char *>name, nth,
@@ -549,7 +553,7 @@ cdef bint is_mode(Entry entry, int kind, bint follow) except -1:
 
 cdef class Iteration:
     """What ends with its walk: a context manager, closed also when the iteration ends."""
-    cdef Engine engine
+    cdef readonly Engine engine
     cdef object on_error            # None: raise; else called with each OSError
     cdef bint gives_errors          # they stand among the entries
     cdef bint is_closed

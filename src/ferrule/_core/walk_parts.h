@@ -58,6 +58,7 @@ struct walk {
     int cwd;                   /* what relative roots are relative to, whatever chdir() does */
     int wake_fd;
     uint8_t is_plain;          /* nothing has to be known of an entry but what the directory says */
+    uint8_t no_types;
     uint32_t stat_mask;        /* of statx, for the columns */
     uint32_t max_open;         /* per worker */
     struct walk_fault *faults;
@@ -68,6 +69,7 @@ struct walk {
 
     uint32_t stopping;         /* atomic: nobody wants any more */
     uint32_t out_of_memory;    /* atomic */
+    uint32_t taking;           /* atomic: without threads, somebody uses the worker */
     uint32_t prunes;           /* atomic: how often the consumer pruned */
     uint32_t idle;             /* atomic: workers that look for work, or could be started */
     uint64_t pending;          /* atomic: directories found, and not read to the end */
@@ -122,6 +124,6 @@ void walk_keep_spare(struct walk *k, struct walk_batch *b);
 void walk_deadline(int64_t ns, struct timespec *t);
 
 /* ---- dir_walk.c ---- */
-void walk_drop(struct walk *k);
+void walk_free(struct walk *k);
 
 #endif

@@ -251,9 +251,11 @@ static void leave(struct walk_worker *w) {
         k->is_waiting = 0;
         rouse_consumer(k);
     }
+    /* Before walk_stop returns, so that whoever ends a walk frees it, unless there was no waiting. */
+    int is_last = ATOMIC_SUB(&k->refs, 1, ACQ_REL) == 1;
     pthread_cond_broadcast(&k->gone);
     pthread_mutex_unlock(&k->mutex);
-    walk_drop(k);
+    if (is_last) walk_free(k);
 }
 
 static void *worker_main(void *arg) {
@@ -293,6 +295,7 @@ int walk_start_worker(struct walk *k) {
     pthread_attr_destroy(&attr);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (err) return -err;
+    pthread_setname_np(thread, "ferrule-walk");
     ATOMIC_ADD(&k->refs, 1, RELAXED);
     ATOMIC_SUB(&k->idle, 1, RELAXED);
     k->started++;
