@@ -43,6 +43,8 @@ if TYPE_CHECKING:
         max_depth: int | None
         include: Patterns | None
         exclude: Patterns | None
+        gitignore: bool
+        ignore: Patterns
         types: str
         hidden: bool
         symlinks: Literal["never", "roots", "always"]
@@ -59,6 +61,7 @@ SYMLINKS = ("never", "roots", "always")
 MAX_THREADS = 8  # more were not faster, in measurements of several walkers
 OPEN_DIRECTORIES = 256
 NO_LIMIT = 0xFFFFFFFF
+IGNORE_LIMIT = 1 << 20  # bytes; that of a file, too
 
 
 def walk(
@@ -79,6 +82,10 @@ def walk(
     ``min_depth``, ``max_depth``: entries outside are not given; below max_depth nothing is read.
     ``include``: globs, of which a name has to match one; directories are entered all the same.
     ``exclude``: globs; what matches is neither given nor entered.
+    ``gitignore=True`` leaves out what git would: by the .gitignore files in the tree, and above it
+    up to its repository's top, and that repository's info/exclude; and ``.git`` itself.  One of
+    those files that cannot be read is an error, too.
+    ``ignore``: lines as in a .gitignore (an open file, too), weaker than all files.
     ``types``: letters of find's -type that are given: "f" files, "d" directories, "l" links, "p",
     "s", "b", "c".
     ``hidden=False`` leaves out names that begin with a dot.
@@ -141,6 +148,8 @@ def _settings(
     max_depth: int | None = None,
     include: Patterns | None = None,
     exclude: Patterns | None = None,
+    gitignore: bool = False,
+    ignore: Patterns = (),
     types: str = "",
     hidden: bool = True,
     symlinks: str = "roots",
@@ -157,6 +166,8 @@ def _settings(
         "max_depth": NO_LIMIT if max_depth is None else _depth("max_depth", max_depth),
         "filter": _filter([*_named(include), *_typed(types)]),
         "exclude": _filter(_named(exclude)),
+        "gitignore": gitignore,
+        "ignore": _lines(ignore),
         "hidden": hidden,
         "symlinks": _one_of("symlinks", symlinks, SYMLINKS),
         "one_file_system": one_file_system,
@@ -189,6 +200,15 @@ def _named(patterns: Patterns | None) -> list[tuple[Any, ...]]:
     if isinstance(patterns, (str, bytes)):
         patterns = [patterns]
     return [("or", *(("name", os.fsencode(pattern)) for pattern in patterns))]
+
+
+def _lines(patterns: Patterns) -> bytes:
+    if isinstance(patterns, (str, bytes)):
+        patterns = [patterns]
+    lines = b"".join(os.fsencode(pattern).rstrip(b"\n") + b"\n" for pattern in patterns)
+    if len(lines) > IGNORE_LIMIT:
+        raise ValueError(f"ignore may have {IGNORE_LIMIT} bytes of lines, not {len(lines)}")
+    return lines
 
 
 def _typed(types: str) -> list[tuple[Any, ...]]:

@@ -11,7 +11,7 @@
 
 static char top[] = "/tmp/ignore_files.XXXXXX";
 static int top_fd;
-static const struct ignore_files nothing = {NULL, 0, AT_FDCWD};
+static const struct ignore_given nothing = {NULL, 0};
 
 static void make_folder(const char *path) { CHECK_EQ(mkdirat(top_fd, path, 0700), 0); }
 
@@ -33,12 +33,12 @@ static int open_in_top(const char *path) {
 }
 
 /* Rules as a walk that begins at `root` has them there; its paths are those below the root. */
-static struct ignore_rules *enter_root(const char *root, const struct ignore_files *files) {
+static struct ignore_rules *enter_root(const char *root, const struct ignore_given *given) {
     struct ignore_rules *r;
     const char *failed = NULL;
     int fd = open_in_top(root);
-    CHECK_EQ(ignore_enter_root(&r, files, fd, 0, &failed), 0);
-    CHECK_EQ(ignore_enter(&r, files, fd, 0, LOOK_FOR_IGNORE_FILES, &failed), 0);
+    CHECK_EQ(ignore_enter_root(&r, given, fd, 0, &failed), 0);
+    CHECK_EQ(ignore_enter(&r, given, fd, 0, LOOK_FOR_IGNORE_FILES, &failed), 0);
     close(fd);
     return r;
 }
@@ -54,18 +54,13 @@ static void enter(struct ignore_rules **r, const char *path, uint32_t base) {
 static int skips(const struct ignore_rules *r, const char *path) {
     uint32_t length = (uint32_t)strlen(path), name_at = length;
     for (; name_at && path[name_at - 1] != '/'; name_at--) {}
-    return ignore_skips(r, path, length, name_at, 0);
+    return r && ignore_rules_judge(r, path, length, name_at, 0) == IGNORE_IGNORED;
 }
 
 static void names_are_told_apart(void) {
     CHECK_EQ(ignore_file_found(".git"), FOUND_GIT);
     CHECK_EQ(ignore_file_found(".gitignore"), FOUND_GITIGNORE);
     CHECK_EQ(ignore_file_found(".github") | ignore_file_found(".") | ignore_file_found("git"), 0);
-}
-
-static void the_directory_of_a_repository_is_skipped_and_like_names_are_not(void) {
-    CHECK_EQ(skips(NULL, "a/.git"), 1);
-    CHECK_EQ(skips(NULL, "a/.github"), 0);
 }
 
 static void every_file_up_to_the_top_counts(void) {
@@ -106,21 +101,23 @@ static void a_linked_work_tree_has_the_exclusions_of_its_repository(void) {
     CHECK(r == NULL);
 }
 
-static void named_files_are_the_weakest_and_count_without_a_repository(void) {
-    char weak[100], strong[100];
-    snprintf(weak, sizeof weak, "%s/weak", top);
-    snprintf(strong, sizeof strong, "%s/strong", top);
-    const char *const paths[] = {weak, strong};
-    const struct ignore_files files = {paths, 2, AT_FDCWD};
-    struct ignore_rules *r = enter_root("plain", &files);
-    CHECK_EQ(skips(r, "by_weak"), 1);
-    CHECK_EQ(skips(r, "by_both"), 0);
-    CHECK_EQ(skips(r, "x/a/b/by_given"), 0);
+static void given_lines_are_the_weakest_and_count_without_a_repository(void) {
+    static const char text[] = "by_given\n!by_top\n/a/b/at_path\n";
+    const struct ignore_given given = {text, strlen(text)};
+    struct ignore_rules *r = enter_root("plain", &given);
+    CHECK_EQ(skips(r, "x/by_given"), 1);
+    CHECK_EQ(skips(r, "a/b/at_path"), 1);
     ignore_rules_drop(r);
-    r = enter_root("repo/a/b", &files);
-    CHECK_EQ(skips(r, "by_given"), 1); /* its /a/b/by_given, from the repository's top */
-    CHECK_EQ(skips(r, "by_weak"), 1);
-    CHECK_EQ(skips(r, "by_top"), 1); /* that it includes, but .gitignore is stronger */
+    CHECK_EQ(ignore_only_given(&r, &given, 5), 0);
+    CHECK_EQ(skips(r, "root/by_given"), 1);
+    ignore_rules_drop(r);
+    r = enter_root("repo/a/b", &given);
+    CHECK_EQ(skips(r, "at_path"), 1); /* anchored at the repository's top */
+    CHECK_EQ(skips(r, "by_top"), 1);  /* .gitignore is stronger */
+    ignore_rules_drop(r);
+    r = enter_root("repo", &given);
+    enter(&r, "repo/inner", 6);
+    CHECK_EQ(skips(r, "inner/by_given"), 0); /* there it is given `nothing` */
     ignore_rules_drop(r);
 }
 
@@ -153,14 +150,11 @@ int main(void) {
     make_file("repo/.git/worktrees/linked/commondir", "../..\n");
     make_file("repo/a/.gitignore", "by_a\n!kept\n");
     make_file("repo/inner/.gitignore", "by_inner\n");
-    make_file("weak", "by_weak\nby_both\n");
-    make_file("strong", "!by_both\n!by_top\n/a/b/by_given\n");
     RUN(names_are_told_apart);
-    RUN(the_directory_of_a_repository_is_skipped_and_like_names_are_not);
     RUN(every_file_up_to_the_top_counts);
     RUN(a_repository_inside_starts_anew);
     RUN(a_linked_work_tree_has_the_exclusions_of_its_repository);
-    RUN(named_files_are_the_weakest_and_count_without_a_repository);
+    RUN(given_lines_are_the_weakest_and_count_without_a_repository);
     RUN(what_cannot_be_read_is_named_and_the_rest_counts);
     close(top_fd);
     CHECK_EQ(nftw(top, remove_one, 8, FTW_DEPTH | FTW_PHYS), 0);

@@ -15,6 +15,8 @@
 
 #define PAUSE_NS 20000000 /* after so long a consumer that reads by itself sees to its signals */
 
+#define LARGEST_FOUND 280  /* bytes of one, its name 255 */
+
 struct found { /* as getdents64 writes them */
     uint64_t inode;
     int64_t position;
@@ -282,10 +284,22 @@ static int judge(struct visit *v, struct walk_node *node) {
     return bits & FILTER_QUIT ? STEP_QUIT : 0;
 }
 
+static int is_ignored(struct visit *v) {
+    struct walk *k = v->worker->walk;
+    const struct entry_view *view = &v->view;
+    /* Git's own directory is never part of what git looks after. */
+    if (k->config.gitignore && ignore_file_found(view->path + view->name_at) == FOUND_GIT) return 1;
+    int verdict = ignore_rules_judge(v->dir->rules, view->path, view->path_length, view->name_at,
+                                     view->type == DT_DIR);
+    if (verdict < 0) walk_fail(k);
+    return verdict == IGNORE_IGNORED;
+}
+
 static int is_excluded(struct visit *v) {
     const struct walk_config *c = &v->worker->walk->config;
     struct filter_outcome outcome = {0};
     if (c->skip_hidden && v->view.path[v->view.name_at] == '.') return 1;
+    if (v->worker->walk->goes_by_rules && is_ignored(v)) return 1;
     return c->exclude && filter_evaluate(c->exclude, &v->view, &outcome) & FILTER_MATCHED;
 }
 
@@ -491,6 +505,63 @@ static void frame_failed(struct walk_worker *w, struct walk_frame *f, int err, i
     f->is_complete = 1;
 }
 
+/* As much of a directory as the buffer takes: most are read to their end, with no more calls than
+ * that takes anyway. */
+static void frame_fill(struct walk_worker *w, struct walk_frame *f) {
+    f->entries = w->buffer;
+    while (!f->is_complete && DIRENT_BYTES - f->end >= LARGEST_FOUND) {
+        int64_t n = read_entries(w, f->node, f->entries + f->end, DIRENT_BYTES - f->end);
+        if (n > 0) f->end += (size_t)n;
+        else f->is_complete = 1;
+        if (n < 0) frame_failed(w, f, (int)n, STAGE_READ);
+    }
+}
+
+static unsigned ignore_files_of(const struct walk_frame *f) {
+    unsigned found = f->is_complete ? 0 : LOOK_FOR_IGNORE_FILES;
+    for (size_t at = 0; at < f->end;) {
+        const struct found *e = (void *)(f->entries + at);
+        found |= ignore_file_found(e->name);
+        at += e->size;
+    }
+    return found;
+}
+
+static void rules_failed(struct walk_worker *w, const struct walk_node *node, int err,
+                         const char *name) {
+    uint32_t prefix = node->path_length + (uint32_t)path_needs_slash(node);
+    size_t length = strlen(name);
+    if (path_room(w, prefix + length + 1ull) < 0) return;
+    if (prefix) w->path[prefix - 1] = '/';
+    memcpy(w->path + prefix, name, length);
+    worker_add_error(w, w->path, prefix + (uint32_t)length, node->depth + 1, err, STAGE_READ);
+    w->path[node->path_length] = 0;
+}
+
+/* The rules for what is in a directory: looked for among its entries, not asked for one by one. */
+static void frame_read_rules(struct walk_worker *w, struct walk_frame *f) {
+    struct walk *k = w->walk;
+    struct walk_node *node = f->node;
+    const struct ignore_given *given = &k->config.ignore;
+    uint32_t base = node->path_length + (uint32_t)path_needs_slash(node);
+    const char *failed = "";
+    int err = 0;
+    worker_pause(w);
+    if (!node->parent)
+        err = k->config.gitignore ? ignore_enter_root(&node->rules, given, node->fd, base, &failed)
+                                  : ignore_only_given(&node->rules, given, base);
+    worker_resume(w);
+    if (err) rules_failed(w, node, err, failed);
+    if (!k->config.gitignore) return;
+    if (!f->sorted) frame_fill(w, f);
+    unsigned found = ignore_files_of(f);
+    if (!found) return;
+    worker_pause(w);
+    err = ignore_enter(&node->rules, given, node->fd, base, found, &failed);
+    worker_resume(w);
+    if (err) rules_failed(w, node, err, failed);
+}
+
 static void frame_open(struct walk_worker *w, struct walk_frame *f) {
     struct walk *k = w->walk;
     struct walk_node *node = f->node;
@@ -510,6 +581,8 @@ static void frame_open(struct walk_worker *w, struct walk_frame *f) {
         if (err < 0) frame_failed(w, f, err, STAGE_READ);
         if (frame_sort(f) < 0) walk_fail(k);
     }
+    if (k->goes_by_rules && node->fd >= 0 && !(f->is_complete && !f->sorted))
+        frame_read_rules(w, f);
     w->prefix = node->path_length + (uint32_t)path_needs_slash(node);
     if (w->prefix) w->path[w->prefix - 1] = '/';
 }

@@ -153,6 +153,7 @@ void walk_free(struct walk *k) {
     free(k->workers);
     free(k->roots);
     free(k->faults);
+    free(k->ignore_text);
     free(k);
 }
 
@@ -182,6 +183,16 @@ static int copy_roots(struct walk *k, const char *const *roots, uint32_t count) 
         int fd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
         if (fd >= 0) k->cwd = fd;
     }
+    return 0;
+}
+
+static int copy_ignore(struct walk *k) {
+    struct ignore_given *given = &k->config.ignore;
+    if (!given->length) return 0;
+    k->ignore_text = malloc(given->length);
+    if (!k->ignore_text) return -ENOMEM;
+    memcpy(k->ignore_text, given->text, given->length);
+    given->text = k->ignore_text;
     return 0;
 }
 
@@ -222,9 +233,12 @@ static int prepare(struct walk *k, const char *const *roots, uint32_t count) {
     const struct walk_config *c = &k->config;
     k->stat_mask = mask_of(c->fields);
     if (c->filter) k->stat_mask |= filter_stat_mask(c->filter);
-    k->is_plain = !c->exclude && !c->skip_hidden && c->links != LINKS_ALWAYS;
+    k->goes_by_rules = c->gitignore || c->ignore.length;
+    k->is_plain =
+        !c->exclude && !c->skip_hidden && !k->goes_by_rules && c->links != LINKS_ALWAYS;
     k->ready_limit = 4 + 2 * c->threads;
     int err = copy_roots(k, roots, count);
+    if (err == 0) err = copy_ignore(k);
     if (err == 0) err = make_workers(k);
     if (err < 0 || !c->threads) return err;
     k->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

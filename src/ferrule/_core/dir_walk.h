@@ -13,6 +13,7 @@
 
 #include <stdint.h>
 
+#include "ignore_files.h"
 #include "walk_batch.h"
 
 enum walk_order { ORDER_ANY, ORDER_BREADTH, ORDER_DEPTH, ORDER_POST };
@@ -23,6 +24,7 @@ struct walk_config {
     uint8_t sorted;          /* by name, in each directory; not with ORDER_ANY */
     uint8_t skip_hidden;
     uint8_t one_file_system;
+    uint8_t gitignore;       /* leave out what git would */
     char separator;          /* after each path of a batch */
     uint32_t min_depth, max_depth; /* of the entries; a root has 0 */
     uint32_t fields;         /* bits of enum walk_field: the columns wanted */
@@ -32,6 +34,7 @@ struct walk_config {
     uint32_t max_fds;        /* how many directories may be open at a time */
     const struct entry_filter *filter;  /* which entries are wanted; NULL: all */
     const struct entry_filter *exclude; /* which are neither wanted nor entered; NULL: none */
+    struct ignore_given ignore;         /* as are those that these lines ignore */
 };
 
 struct walk_progress { uint64_t directories, entries, errors, queued; };

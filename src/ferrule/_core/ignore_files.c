@@ -20,14 +20,17 @@ struct entering {
     const char **failed;
 };
 
+static void add_failure(struct entering *e, int error, const char *name) {
+    if (!error || e->error) return;
+    e->error = error;
+    *e->failed = name;
+}
+
 static void add_file(struct entering *e, int dir_fd, const char *name) {
     struct ignore_rules *upon = *e->rules;
     int err = ignore_rules_load(e->rules, upon, dir_fd, name, e->base, e->lead);
     ignore_rules_drop(upon);
-    if (err && !e->error) {
-        e->error = err;
-        *e->failed = name;
-    }
+    add_failure(e, err, name);
 }
 
 /* A line of a small file, without its end; -1 if there is none. */
@@ -66,21 +69,31 @@ static void add_repository(struct entering *e, int dir_fd) {
     close(repository);
 }
 
-static void add_given(struct entering *e, const struct ignore_files *files) {
-    for (uint32_t i = 0; i < files->count; i++) add_file(e, files->cwd, files->paths[i]);
+/* Where there are no rules yet. */
+static void begin_with_given(struct entering *e, const struct ignore_given *given) {
+    *e->rules = NULL;
+    if (!given->length) return;
+    *e->rules = ignore_rules_new(NULL, given->text, given->length, e->base, e->lead);
+    if (!*e->rules) add_failure(e, ENOMEM, "");
+}
+
+int ignore_only_given(struct ignore_rules **rules, const struct ignore_given *given, uint32_t base) {
+    const char *failed;
+    struct entering e = {.rules = rules, .base = base, .lead = "", .failed = &failed};
+    begin_with_given(&e, given);
+    return e.error;
 }
 
 static int has_git(int dir_fd) { return faccessat(dir_fd, ".git", F_OK, AT_SYMLINK_NOFOLLOW) == 0; }
 
-int ignore_enter(struct ignore_rules **rules, const struct ignore_files *files, int dir_fd,
+int ignore_enter(struct ignore_rules **rules, const struct ignore_given *given, int dir_fd,
                  uint32_t base, unsigned found, const char **failed) {
     struct entering e = {.rules = rules, .base = base, .lead = "", .failed = failed};
     if (found & LOOK_FOR_IGNORE_FILES)
         found = FOUND_GITIGNORE | (has_git(dir_fd) ? FOUND_GIT : 0);
     if (found & FOUND_GIT) {
         ignore_rules_drop(*rules);
-        *rules = NULL;
-        add_given(&e, files);
+        begin_with_given(&e, given);
         add_repository(&e, dir_fd);
     }
     if (found & FOUND_GITIGNORE) add_file(&e, dir_fd, ".gitignore");
@@ -116,7 +129,7 @@ static ssize_t find_top(char *path, ssize_t length) {
 }
 
 /* From the repository's top down to the directory that the root is in. */
-static void add_those_above(struct entering *e, const struct ignore_files *files, char *path,
+static void add_those_above(struct entering *e, const struct ignore_given *given, char *path,
                             ssize_t top, ssize_t length) {
     path[length] = '/'; /* what is behind a directory of it is what leads to the root's entries */
     path[length + 1] = 0;
@@ -126,27 +139,26 @@ static void add_those_above(struct entering *e, const struct ignore_files *files
         e->lead = path + end + 1;
         if (fd >= 0) {
             if (end == top) {
-                add_given(e, files);
+                begin_with_given(e, given);
                 add_repository(e, fd);
             }
             add_file(e, fd, ".gitignore");
             close(fd);
-        } else if (!e->error) {
-            e->error = errno;
-            *e->failed = "..";
+        } else {
+            add_failure(e, errno, "..");
         }
         path[end] = '/';
     }
 }
 
-int ignore_enter_root(struct ignore_rules **rules, const struct ignore_files *files, int dir_fd,
+int ignore_enter_root(struct ignore_rules **rules, const struct ignore_given *given, int dir_fd,
                       uint32_t base, const char **failed) {
     struct entering e = {.rules = rules, .base = base, .lead = "", .failed = failed};
     char path[PATH_MAX];
     *rules = NULL;
     ssize_t length = absolute_path(dir_fd, path);
     ssize_t top = length < 0 || has_git(dir_fd) ? -1 : find_top(path, length);
-    if (top >= 0) add_those_above(&e, files, path, top, length);
-    else add_given(&e, files);
+    if (top >= 0) add_those_above(&e, given, path, top, length);
+    else begin_with_given(&e, given);
     return e.error;
 }

@@ -1,5 +1,5 @@
 /* Which files of rules are for a directory, and where a walk finds them: .gitignore in it and above
- * it up to its repository's top, that repository's info/exclude, and those that the caller named.
+ * it up to its repository's top, that repository's info/exclude, and the lines that a caller gave.
  *
  * A repository inside another one starts anew: the rules around it say nothing about what is in it.
  */
@@ -10,11 +10,10 @@
 
 #include "ignore_rules.h"
 
-/* Files for every repository, and for trees that lie in none; a later one is stronger. */
-struct ignore_files {
-    const char *const *paths;
-    uint32_t count;
-    int cwd; /* that the paths are relative to */
+/* Lines for every repository, and for trees that lie in none: the weakest. */
+struct ignore_given {
+    const char *text;
+    size_t length;
 };
 
 /* What a directory was seen to have.  LOOK_FOR_IGNORE_FILES: nobody has read it all. */
@@ -26,23 +25,17 @@ static inline unsigned ignore_file_found(const char *name) {
     return !strcmp(name, ".gitignore") ? FOUND_GITIGNORE : !strcmp(name, ".git") ? FOUND_GIT : 0;
 }
 
+/* The rules of a caller's lines alone; 0 or ENOMEM. */
+int ignore_only_given(struct ignore_rules **rules, const struct ignore_given *given, uint32_t base);
+
 /* The rules around a root, from outside it; the entries' paths go on after `base` bytes.  An errno
- * says that the file *failed (a path, or a name in some directory above) could not be read; the
- * rest was. */
-int ignore_enter_root(struct ignore_rules **rules, const struct ignore_files *files, int dir_fd,
+ * says that the file *failed, in some directory above, could not be read; the rest was. */
+int ignore_enter_root(struct ignore_rules **rules, const struct ignore_given *given, int dir_fd,
                       uint32_t base, const char **failed);
 
-/* Replace the rules around a directory, which it is given, by those for what is in it.  The errno
- * is as above, and *failed a name in this directory or one of the files' paths. */
-int ignore_enter(struct ignore_rules **rules, const struct ignore_files *files, int dir_fd,
+/* Replace the rules around a directory by those for what is in it.  The errno is as above, *failed
+ * in this directory. */
+int ignore_enter(struct ignore_rules **rules, const struct ignore_given *given, int dir_fd,
                  uint32_t base, unsigned found, const char **failed);
-
-/* 1 if git would not show an entry, 0, or -ENOMEM.  `.git` itself is never part of a work tree. */
-static inline int ignore_skips(const struct ignore_rules *rules, const char *path, uint32_t length,
-                               uint32_t name_at, int is_directory) {
-    if (ignore_file_found(path + name_at) == FOUND_GIT) return 1;
-    int verdict = rules ? ignore_rules_judge(rules, path, length, name_at, is_directory) : 0;
-    return verdict < 0 ? verdict : verdict == IGNORE_IGNORED;
-}
 
 #endif

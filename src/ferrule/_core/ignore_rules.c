@@ -171,6 +171,7 @@ static void parse_rule(struct ignore_rules *r, const char *p, const char *end) {
         rule.only_directories = 1;
         end--;
     }
+    if (p >= end) return;
     rule.by_name = !memchr(p, '/', (size_t)(end - p));
     if (p < end && *p == '/') p++;
     if (p == end || parse_tokens(r, p, end) < 0) {

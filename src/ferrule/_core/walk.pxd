@@ -51,6 +51,10 @@ cdef extern from "walk_batch.h" nogil:
 
 
 cdef extern from "dir_walk.h" nogil:
+    struct ignore_given:
+        const char *text
+        size_t length
+
     enum:
         ORDER_ANY
         ORDER_BREADTH
@@ -65,12 +69,13 @@ cdef extern from "dir_walk.h" nogil:
         WALK_FAILED
 
     struct walk_config:
-        uint8_t order, links, sorted, skip_hidden, one_file_system
+        uint8_t order, links, sorted, skip_hidden, one_file_system, gitignore
         char separator
         uint32_t min_depth, max_depth, fields, batch_entries, batch_bytes
         uint32_t threads, text_streams, max_fds
         const entry_filter *filter
         const entry_filter *exclude
+        ignore_given ignore
 
     struct walk_progress:
         uint64_t directories, entries, errors, queued

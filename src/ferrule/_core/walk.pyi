@@ -43,6 +43,8 @@ class Engine:
         stat: tuple[str, ...] = (),
         filter: EntryFilter | None = None,
         exclude: EntryFilter | None = None,
+        gitignore: bool = False,
+        ignore: bytes = b"",
         threads: int = 0,
         max_fds: int = 64,
         batch_entries: int = 1024,

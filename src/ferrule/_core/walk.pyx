@@ -87,7 +87,8 @@ cdef class Engine:
     def __cinit__(self, list roots, *, bint is_text=True, str order="any", bint sorted=False,
                   str symlinks="roots", bint hidden=True, bint one_file_system=False,
                   uint32_t min_depth=1, uint32_t max_depth=0xffffffff, stat=(),
-                  EntryFilter filter=None, EntryFilter exclude=None, uint32_t threads=0,
+                  EntryFilter filter=None, EntryFilter exclude=None, bint gitignore=False,
+                  bytes ignore=b"", uint32_t threads=0,
                   uint32_t max_fds=64, uint32_t batch_entries=1024, uint32_t batch_bytes=65536,
                   bytes separator=b"\0", uint32_t text_streams=0, timeout=None):
         cdef walk_config *c = &self.config
@@ -111,6 +112,9 @@ cdef class Engine:
             c.filter = filter.filter
         if exclude is not None:
             c.exclude = exclude.filter
+        c.gitignore = gitignore
+        c.ignore.text = PyBytes_AS_STRING(ignore)
+        c.ignore.length = len(ignore)
         c.threads = threads
         c.max_fds = max_fds
         c.batch_entries = max(1, batch_entries)

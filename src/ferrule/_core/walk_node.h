@@ -11,17 +11,16 @@
 #include <string.h>
 
 #include "atomics.h"
+#include "ignore_rules.h"
 
 #define NO_READER UINT16_MAX
 #define WALK_PATH_LIMIT (1u << 30) /* bytes in one path */
-
-struct ignore_rules;
 
 struct walk_node {
     struct walk_node *parent; /* a reference; NULL for a root */
     struct walk_node *next;   /* in a queue */
     struct walk_node *newer, *older; /* among those that its reader keeps open */
-    struct ignore_rules *rules;
+    struct ignore_rules *rules; /* those around it; once it is read, those for what is in it */
     uint64_t dev, ino; /* once opened, where a walk needs them; else 0 */
     uint32_t refs;
     uint32_t children; /* queued, and not opened yet */
@@ -56,6 +55,7 @@ static inline struct walk_node *node_new(struct walk_node *parent, const char *n
     if (parent) {
         n->parent = node_hold(parent);
         n->depth = parent->depth + 1;
+        n->rules = parent->rules ? ignore_rules_hold(parent->rules) : NULL;
         n->path_length += parent->path_length + (uint32_t)path_needs_slash(parent);
     }
     memcpy(n->name, name, length);
@@ -67,6 +67,7 @@ static inline struct walk_node *node_new(struct walk_node *parent, const char *n
 static inline void node_drop(struct walk_node *n) {
     while (n && ATOMIC_SUB(&n->refs, 1, ACQ_REL) == 1) {
         struct walk_node *parent = n->parent;
+        ignore_rules_drop(n->rules);
         free(n);
         n = parent;
     }

@@ -57,6 +57,8 @@ struct walk {
     uint32_t root_count, root_at;
     int cwd;                   /* what relative roots are relative to, whatever chdir() does */
     int wake_fd;
+    char *ignore_text;         /* config.ignore's */
+    uint8_t goes_by_rules;     /* of config.ignore or config.gitignore */
     uint8_t is_plain;          /* nothing has to be known of an entry but what the directory says */
     uint8_t no_types;
     uint32_t stat_mask;        /* of statx, for the columns */
