@@ -39,7 +39,6 @@ from ferrule._core.ring import (
     RegisteredBuffer,
     Ring,
     RingStatistics,
-    StatResult,
     SubmissionQueue,
     SubmissionQueueFull,
     TxTimestamp,
@@ -48,6 +47,7 @@ from ferrule._core.ring import (
     query,
     send_msg_ring,
 )
+from ferrule._core.stat_result import StatResult
 
 __all__ = [
     "AT_FDCWD",

@@ -9,6 +9,7 @@
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -106,6 +107,33 @@ static int64_t try_fchmod(struct op *o) { return result_of(fchmod(o->fd, o->mode
 static int64_t try_copy_range(struct op *o) { /* from fd2 to fd, at both files' positions */
     return result_of(copy_file_range(o->fd2, NULL, o->fd, NULL, len_of(o), 0));
 }
+static int64_t try_fadvise(struct op *o) {
+    return -posix_fadvise(o->fd, o->off, (off_t)o->len, (int)o->flags);
+}
+
+/* Of the path `addr`, or without one of `fd`; `addr2` is the name, `iov` the value, `mode` may have
+ * AT_SYMLINK_NOFOLLOW. */
+static int64_t try_getxattr(struct op *o) {
+    return result_of(!o->addr ? fgetxattr(o->fd, o->addr2, o->iov.iov_base, o->iov.iov_len)
+                     : o->mode ? lgetxattr(o->addr, o->addr2, o->iov.iov_base, o->iov.iov_len)
+                               : getxattr(o->addr, o->addr2, o->iov.iov_base, o->iov.iov_len));
+}
+static int64_t try_setxattr(struct op *o) {
+    const void *value = o->iov.iov_base;
+    size_t size = o->iov.iov_len;
+    return result_of(!o->addr ? fsetxattr(o->fd, o->addr2, value, size, (int)o->flags)
+                     : o->mode ? lsetxattr(o->addr, o->addr2, value, size, (int)o->flags)
+                               : setxattr(o->addr, o->addr2, value, size, (int)o->flags));
+}
+static int64_t try_listxattr(struct op *o) {
+    return result_of(!o->addr ? flistxattr(o->fd, o->iov.iov_base, o->iov.iov_len)
+                     : o->mode ? llistxattr(o->addr, o->iov.iov_base, o->iov.iov_len)
+                               : listxattr(o->addr, o->iov.iov_base, o->iov.iov_len));
+}
+static int64_t try_removexattr(struct op *o) {
+    return result_of(!o->addr ? fremovexattr(o->fd, o->addr2)
+                     : o->mode ? lremovexattr(o->addr, o->addr2) : removexattr(o->addr, o->addr2));
+}
 static int64_t try_timeout(struct op *o) {
     struct timespec ts = {.tv_sec = o->ts.tv_sec, .tv_nsec = o->ts.tv_nsec};
     clockid_t clock = o->flags & URING_TIMEOUT_REALTIME ? CLOCK_REALTIME
@@ -156,13 +184,17 @@ struct open_how_v0 { uint64_t flags, mode, resolve; };
 #define RESOLVE_CACHED 0x20 /* Linux 5.12 */
 #define SYS_OPENAT2 437     /* the same number everywhere */
 
-/* -EAGAIN: the look-up would sleep.  O_NONBLOCK keeps a FIFO's open from waiting for its other
- * end; it is the caller's to look at what was opened and to take the flag back. */
-int64_t op_try_open(int dirfd, const char *path, uint32_t flags, uint32_t mode) {
-    struct open_how_v0 how = {.flags = flags | O_CLOEXEC, .mode = mode,
-                              .resolve = RESOLVE_CACHED};
-    if (!(flags & O_PATH)) how.flags |= O_NONBLOCK; /* openat2 refuses it there */
+/* -EAGAIN: the look-up would sleep.  A FIFO's open waits for its other end all the same. */
+int64_t op_open_cached(int dirfd, const char *path, uint32_t flags, uint32_t mode) {
+    struct open_how_v0 how = {.flags = flags, .mode = mode, .resolve = RESOLVE_CACHED};
     return result_of(syscall(SYS_OPENAT2, dirfd, path, &how, sizeof how));
+}
+
+/* The same, never waiting: O_NONBLOCK keeps a FIFO's open from waiting for its other end; it is the
+ * caller's to look at what was opened and to take the flag back. */
+int64_t op_try_open(int dirfd, const char *path, uint32_t flags, uint32_t mode) {
+    if (!(flags & O_PATH)) flags |= O_NONBLOCK; /* openat2 refuses it there */
+    return op_open_cached(dirfd, path, flags | O_CLOEXEC, mode);
 }
 
 /* As rows have them: -EAGAIN leads to waiting, and so does what cannot be told. */
@@ -297,6 +329,12 @@ static void prep_symlinkat(const struct op *o, struct uring_sqe *s) {
     s->addr = (uint64_t)(uintptr_t)o->addr;
     s->off = (uint64_t)(uintptr_t)o->addr2;
 }
+static void prep_fadvise(const struct op *o, struct uring_sqe *s) {
+    s->fd = o->fd;
+    s->off = (uint64_t)o->off;
+    s->len = o->len <= UINT32_MAX ? (uint32_t)o->len : 0; /* 0: to the end */
+    s->op_flags = o->flags;
+}
 static void prep_timeout(const struct op *o, struct uring_sqe *s) {
     s->fd = -1;
     s->addr = (uint64_t)(uintptr_t)&o->ts;
@@ -337,4 +375,10 @@ const struct op_row op_rows[OP_KINDS] = {
     [OP_LSEEK] = {"lseek", -1, 0, 0, try_lseek, NULL, NULL},
     [OP_FCHMOD] = {"fchmod", -1, 0, 0, try_fchmod, NULL, NULL},
     [OP_COPY_RANGE] = {"copy_range", -1, 0, 1, try_copy_range, NULL, NULL},
+    [OP_FADVISE] = {"fadvise", URING_OP_FADVISE, 0, 0, try_fadvise, NULL, prep_fadvise},
+    /* The ring has no one operation that takes a path or a descriptor, and always uses a thread. */
+    [OP_GETXATTR] = {"getxattr", -1, 0, 0, try_getxattr, NULL, NULL},
+    [OP_SETXATTR] = {"setxattr", -1, 0, 0, try_setxattr, NULL, NULL},
+    [OP_LISTXATTR] = {"listxattr", -1, 0, 0, try_listxattr, NULL, NULL},
+    [OP_REMOVEXATTR] = {"removexattr", -1, 0, 0, try_removexattr, NULL, NULL},
 };

@@ -24,6 +24,7 @@ enum op_kind {
     OP_OPENAT, OP_CLOSE, OP_STATX, OP_FSYNC, OP_FALLOCATE, OP_FTRUNCATE, OP_FLOCK,
     OP_GETDENTS, OP_READLINKAT, OP_FACCESSAT, OP_UNLINKAT, OP_MKDIRAT, OP_RENAMEAT, OP_LINKAT,
     OP_SYMLINKAT, OP_SENDFILE, OP_TIMEOUT, OP_LSEEK, OP_FCHMOD, OP_COPY_RANGE,
+    OP_FADVISE, OP_GETXATTR, OP_SETXATTR, OP_LISTXATTR, OP_REMOVEXATTR,
     OP_KINDS
 };
 
@@ -90,5 +91,6 @@ int64_t op_try_write(int fd, const void *buf, uint64_t len, int64_t off);
 int64_t op_try_readv(int fd, const struct iovec *iov, int count, int64_t off);
 int64_t op_try_writev(int fd, const struct iovec *iov, int count, int64_t off);
 int64_t op_try_open(int dirfd, const char *path, uint32_t flags, uint32_t mode);
+int64_t op_open_cached(int dirfd, const char *path, uint32_t flags, uint32_t mode);
 
 #endif

@@ -70,6 +70,11 @@ cdef extern from "operation.h" nogil:
         OP_LSEEK
         OP_FCHMOD
         OP_COPY_RANGE
+        OP_FADVISE
+        OP_GETXATTR
+        OP_SETXATTR
+        OP_LISTXATTR
+        OP_REMOVEXATTR
         OP_KINDS
 
     enum op_state:

@@ -25,6 +25,8 @@ from libc.errno cimport (EACCES, EAGAIN, EALREADY, EBADF, EBADFD, EBADR, EBUSY, 
                          EOVERFLOW, EPERM, ETIME)
 from libc.string cimport memchr, memcpy, memset, strchr
 
+from ferrule._core.stat_result cimport new_stat_result, statx_buf
+
 import errno
 import os
 import resource
@@ -1508,10 +1510,10 @@ cdef int ring_traverse(PyObject *o, visitproc visit, void *arg) noexcept:
 add_cqe_members()
 
 for made_here in (Operations, FileOperations, SocketOperations, SystemOperations,
-                  TableRegistrations, Registrations, SQE, CQE, StatResult, Probe, BufferRing,
+                  TableRegistrations, Registrations, SQE, CQE, Probe, BufferRing,
                   RegisteredBuffer, PooledBuffer, BufferPool, FileTable, _Pages, BatchQueue,
                   WaitRegion, SubmissionQueue, CompletionQueue):
-    fe_forbid_making(<PyTypeObject *>made_here)
+    forbid_making(<PyTypeObject *>made_here)
 del made_here
 
 if fork_watch() != 0 or ring_thread_watch() != 0:

@@ -2,6 +2,9 @@
 from libc.stdint cimport (int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t,
                           uintptr_t)
 
+cdef extern from "made_here.h":
+    int forbid_making(PyTypeObject *type) except -1
+
 cdef extern from "<errno.h>" nogil:
     enum:
         ECANCELED
@@ -376,16 +379,6 @@ cdef extern from *:
         return failed;
     }
 
-    /* Objects that only this module makes.  Cython's own __new__ does not look at tp_new. */
-    static inline int fe_forbid_making(PyTypeObject *type) {
-        type->tp_new = NULL;
-        type->tp_vectorcall = NULL;
-        type->tp_flags |= Py_TPFLAGS_DISALLOW_INSTANTIATION;
-        if (PyDict_DelItemString(type->tp_dict, "__new__") < 0) return -1;
-        PyType_Modified(type);
-        return 0;
-    }
-
     static inline int64_t fe_monotonic_ns(void) {
         struct timespec t;
         clock_gettime(CLOCK_MONOTONIC, &t);
@@ -406,7 +399,6 @@ cdef extern from *:
         pass
     PyMemberDef fe_user_data, fe_res
     int fe_add_member(PyTypeObject *type, PyMemberDef *member, Py_ssize_t offset) except -1
-    int fe_forbid_making(PyTypeObject *type) except -1
     int64_t fe_monotonic_ns() noexcept nogil
 
     int PyObject_AsFileDescriptor(object) except -1
@@ -466,32 +458,6 @@ cdef extern from *:
     unsigned char *CMSG_DATA(cmsghdr *c) nogil
     size_t CMSG_SPACE(size_t n) nogil
     size_t CMSG_LEN(size_t n) nogil
-
-    struct statx_timestamp:
-        int64_t tv_sec
-        uint32_t tv_nsec
-    # Named by its tag because statx is also the function.
-    struct statx_buf "statx":
-        uint32_t stx_mask
-        uint32_t stx_blksize
-        uint64_t stx_attributes
-        uint32_t stx_nlink
-        uint32_t stx_uid
-        uint32_t stx_gid
-        uint16_t stx_mode
-        uint64_t stx_ino
-        uint64_t stx_size
-        uint64_t stx_blocks
-        uint64_t stx_attributes_mask
-        statx_timestamp stx_atime
-        statx_timestamp stx_btime
-        statx_timestamp stx_ctime
-        statx_timestamp stx_mtime
-        uint32_t stx_rdev_major
-        uint32_t stx_rdev_minor
-        uint32_t stx_dev_major
-        uint32_t stx_dev_minor
-    uint64_t makedev(unsigned int major, unsigned int minor) nogil
 
     ctypedef struct siginfo_t:
         int si_signo

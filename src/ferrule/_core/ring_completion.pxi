@@ -39,113 +39,6 @@ cdef struct CommandBlock:
     uint32_t pad
 
 
-cdef inline double seconds(statx_timestamp t) noexcept:
-    return <double>t.tv_sec + 1e-9 * <double>t.tv_nsec
-
-
-cdef inline object nanoseconds(statx_timestamp t):
-    return t.tv_sec * 1_000_000_000 + t.tv_nsec
-
-
-@cython.final
-cdef class StatResult:
-    """What statx(2) says of a file: os.stat_result's attributes, and those only statx has."""
-    cdef bytes block
-
-    cdef inline statx_buf *raw(self):
-        return &(<StatBlock *>PyBytes_AS_STRING(self.block)).stat
-
-    @property
-    def st_mode(self):
-        return self.raw().stx_mode
-
-    @property
-    def st_ino(self):
-        return self.raw().stx_ino
-
-    @property
-    def st_dev(self):
-        return makedev(self.raw().stx_dev_major, self.raw().stx_dev_minor)
-
-    @property
-    def st_rdev(self):
-        return makedev(self.raw().stx_rdev_major, self.raw().stx_rdev_minor)
-
-    @property
-    def st_nlink(self):
-        return self.raw().stx_nlink
-
-    @property
-    def st_uid(self):
-        return self.raw().stx_uid
-
-    @property
-    def st_gid(self):
-        return self.raw().stx_gid
-
-    @property
-    def st_size(self):
-        return self.raw().stx_size
-
-    @property
-    def st_blksize(self):
-        return self.raw().stx_blksize
-
-    @property
-    def st_blocks(self):
-        return self.raw().stx_blocks
-
-    @property
-    def st_atime(self):
-        return seconds(self.raw().stx_atime)
-
-    @property
-    def st_atime_ns(self):
-        return nanoseconds(self.raw().stx_atime)
-
-    @property
-    def st_mtime(self):
-        return seconds(self.raw().stx_mtime)
-
-    @property
-    def st_mtime_ns(self):
-        return nanoseconds(self.raw().stx_mtime)
-
-    @property
-    def st_ctime(self):
-        return seconds(self.raw().stx_ctime)
-
-    @property
-    def st_ctime_ns(self):
-        return nanoseconds(self.raw().stx_ctime)
-
-    @property
-    def st_birthtime(self):
-        """When the file was made, or 0.0 where the file system does not say (see stx_mask)."""
-        return seconds(self.raw().stx_btime)
-
-    @property
-    def st_birthtime_ns(self):
-        return nanoseconds(self.raw().stx_btime)
-
-    @property
-    def stx_mask(self):
-        """Which fields the kernel filled in (STATX_* bits)."""
-        return self.raw().stx_mask
-
-    @property
-    def stx_attributes(self):
-        return self.raw().stx_attributes
-
-    @property
-    def stx_attributes_mask(self):
-        return self.raw().stx_attributes_mask
-
-    def __repr__(self):
-        return (f"StatResult(st_mode=0o{self.st_mode:o}, st_ino={self.st_ino}, "
-                f"st_size={self.st_size}, st_mtime={self.st_mtime})")
-
-
 cdef list control_of(msghdr *header):
     cdef cmsghdr *c = CMSG_FIRSTHDR(header)
     cdef Py_ssize_t n, left
@@ -438,12 +331,9 @@ cdef class CQE:
     @property
     def stat(self):
         """After a statx: a StatResult; else None."""
-        cdef StatResult result
         if self.code < 0 or self.block is None or self.opcode != URING_OP_STATX:
             return None
-        result = StatResult.__new__(StatResult)
-        result.block = self.block
-        return result
+        return new_stat_result(&(<StatBlock *>PyBytes_AS_STRING(self.block)).stat)
 
     @property
     def child(self):

@@ -142,14 +142,19 @@ static void *pool_main(void *arg) {
     return NULL;
 }
 
-/* Under the mutex.  Signals are for the main thread: workers block all but the interrupting one. */
-static inline int pool_spawn(struct pool *p) {
+/* Unless the program does something with it. */
+static inline void pool_catch_signal(void) {
     struct sigaction old;
     if (sigaction(POOL_SIGNAL, NULL, &old) == 0 &&
         (old.sa_handler == SIG_DFL || old.sa_handler == SIG_IGN)) {
         struct sigaction ignore = {.sa_handler = pool_ignore_signal};
         sigaction(POOL_SIGNAL, &ignore, NULL);
     }
+}
+
+/* Under the mutex.  Signals are for the main thread: workers block all but the interrupting one. */
+static inline int pool_spawn(struct pool *p) {
+    pool_catch_signal();
     struct pool_worker *self = calloc(1, sizeof *self);
     struct pool_start *start = malloc(sizeof *start);
     if (!self || !start) {

@@ -1,0 +1,2 @@
+cdef enum:
+    BULK_WINDOW = 256
