@@ -10,6 +10,7 @@
 
 #include <stdint.h>
 
+#include "entry_format.h"
 #include "text_buffer.h"
 
 struct entry_stat {
@@ -53,9 +54,22 @@ enum filter_kind {
     FILTER_TYPE,     /* one of the types that are bits of number */
     FILTER_DEPTH,    /* comparison with number */
     FILTER_HIDDEN,   /* the name begins with a dot */
+    FILTER_REGEX,    /* text, a regular expression for all of the subject; number: its syntax */
+    FILTER_TARGET_TYPE, /* FILTER_TYPE, but of what a link leads to; of the link itself, where the
+                           walk follows it; other: enum filter_follows */
+    FILTER_NUMBER,   /* comparison of a field with number, counted in units of `other`, rounded up */
+    FILTER_TIME,     /* a field in nanoseconds: less or more than number, or "equal": above number,
+                        and at most `other` more than it */
+    FILTER_MODE,     /* permission bits: all those of number, none else (EQUAL), all those (LESS),
+                        any of those (MORE); of a directory those of `other` */
+    FILTER_UNOWNED,  /* the user has no name; with number 1, the group */
+    FILTER_SAME,     /* inode number on device `other` */
+    FILTER_EMPTY,    /* a file without bytes, or a directory without entries */
+    FILTER_ACCESS,   /* number as access(2) takes it */
     /* actions, all true */
     FILTER_ACTION,   /* number is set in filter_outcome.actions */
     FILTER_PRINT,    /* the path and the byte `number`, to a stream */
+    FILTER_FORMAT,   /* what `format` says, to a stream; false if the entry cannot be asked */
     FILTER_PRUNING,
     FILTER_QUITTING,
     /* anything else, true or not */
@@ -64,7 +78,11 @@ enum filter_kind {
 };
 
 enum filter_comparison { COMPARE_EQUAL, COMPARE_LESS, COMPARE_MORE };
-enum filter_subject { SUBJECT_NAME, SUBJECT_PATH };
+enum filter_subject { SUBJECT_NAME, SUBJECT_PATH, SUBJECT_TARGET /* of a link */ };
+enum filter_follows { FOLLOWS_NONE, FOLLOWS_ROOTS, FOLLOWS_ALL };
+enum filter_field {
+    NUMBER_LINKS, NUMBER_UID, NUMBER_GID, NUMBER_INODE, NUMBER_SIZE, NUMBER_DEVICE, NUMBER_FIELDS
+};
 
 #define FILTER_ENDS_TRUE UINT32_MAX
 #define FILTER_ENDS_FALSE (UINT32_MAX - 1)
@@ -73,14 +91,17 @@ enum filter_subject { SUBJECT_NAME, SUBJECT_PATH };
 struct filter_step {
     uint8_t kind, subject, comparison;
     uint8_t ignore_case;
+    uint8_t field;              /* enum filter_field or time_field */
     uint8_t stream;             /* of what it writes */
     uint32_t on_true, on_false; /* the next step, or FILTER_ENDS_* */
-    int64_t number;
+    int64_t number, other;
     const char *text;           /* copied by filter_add; a zero byte follows */
     uint32_t length;
+    struct entry_format *format; /* from here on the filter's, also if it could not be added */
     /* The filter's own. */
     uint8_t glob;
     uint32_t stat_mask;
+    struct re_pattern_buffer *regex;
 };
 
 struct entry_filter;
@@ -94,8 +115,14 @@ struct entry_filter *filter_new(void);
 void filter_free(struct entry_filter *f);
 /* The number of the step, which is where evaluation begins until the next one is added: so an
  * expression is built from its end.  Or -ENOMEM, or -EINVAL: not a step, or one that leads to what
- * was not added before. */
+ * was not added before; or a regular expression is wrong: then filter_complaint says how. */
 int64_t filter_add(struct entry_filter *f, const struct filter_step *step);
+/* The number of a syntax of regular expressions, as -regextype names it; -1: there is none. */
+int filter_find_syntax(const char *name);
+/* The names in order; NULL behind the last one. */
+const char *filter_syntax_name(int number);
+/* What is wrong with the last regular expression; NULL: nothing. */
+const char *filter_complaint(const struct entry_filter *f);
 /* Where evaluation begins: a step, or FILTER_ENDS_*.  0 or -EINVAL. */
 int filter_begin(struct entry_filter *f, uint32_t step);
 void filter_set_external(struct entry_filter *f, filter_call *call, void *context);
