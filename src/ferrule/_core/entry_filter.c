@@ -332,6 +332,16 @@ static const struct entry_stat *need_stat(struct evaluation *e, uint32_t mask) {
     return e->outcome->error ? NULL : v->stat;
 }
 
+static bool needs_directory(const struct filter_step *s, const struct entry_view *v) {
+    switch (s->kind) {
+    case FILTER_GLOB: case FILTER_REGEX: return s->subject == SUBJECT_TARGET && v->type == DT_LNK;
+    case FILTER_TARGET_TYPE: case FILTER_ACCESS: return true;
+    case FILTER_EMPTY: return v->type == DT_DIR;
+    case FILTER_FORMAT: return v->type == DT_LNK;
+    default: return false;
+    }
+}
+
 static bool compare(const struct filter_step *s, int64_t value) {
     switch (s->comparison) {
     case COMPARE_LESS: return value < s->number;
@@ -481,7 +491,9 @@ static bool call_external(const struct filter_step *s, struct evaluation *e) {
 }
 
 static bool run_step(const struct filter_step *s, struct evaluation *e) {
-    const struct entry_view *v = e->view;
+    struct entry_view *v = e->view;
+    if (v->dir_fd == -1 && needs_directory(s, v) && (e->outcome->error = entry_open_dir(v)))
+        return false;
     switch (s->kind) {
     case FILTER_CONSTANT: return s->number != 0;
     case FILTER_GLOB: case FILTER_REGEX: return test_text(s, v);

@@ -28,8 +28,9 @@ struct entry_view {
     uint32_t depth;       /* of a root 0 */
     uint8_t type;         /* DT_*: of what a link leads to, where the walk follows it */
     uint64_t inode;       /* as the directory has it; 0: not known */
-    int dir_fd;           /* with `at`, how the *at functions find it */
+    int dir_fd;           /* with `at`, how the *at functions find it; -1: call open_dir first */
     const char *at;
+    int (*open_dir)(struct entry_view *); /* sets `dir_fd`: 0 or an errno; NULL: it is set */
     const struct entry_stat *stat;                          /* NULL: not fetched yet */
     int (*fetch_stat)(struct entry_view *, uint32_t mask);  /* sets `stat`: 0 or an errno */
     void *walk;
@@ -135,6 +136,11 @@ uint32_t filter_stat_mask(const struct entry_filter *f);
 
 /* How many streams its actions write to: so many buffers must be in filter_outcome.text. */
 uint32_t filter_streams(const struct entry_filter *f);
+
+/* 0 and dir_fd is set, or an errno. */
+static inline int entry_open_dir(struct entry_view *v) {
+    return v->dir_fd == -1 && v->open_dir ? v->open_dir(v) : 0;
+}
 
 /* The last component of a path, without slashes behind it: "/" of "//", else none. */
 void filter_name_of(const char *path, uint32_t length, uint32_t *at, uint32_t *name_length);

@@ -88,6 +88,7 @@ cdef extern from "entry_filter.h" nogil:
     uint32_t filter_evaluate(const entry_filter *f, entry_view *view, filter_outcome *outcome)
     uint32_t filter_stat_mask(const entry_filter *f)
     uint32_t filter_streams(const entry_filter *f)
+    int entry_open_dir(entry_view *v)
 
 
 cdef class EntryFilter:
