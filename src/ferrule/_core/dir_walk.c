@@ -266,8 +266,6 @@ struct walk *walk_new(const struct walk_config *config, const char *const *roots
 int walk_start(struct walk *k) {
     if (!k->config.threads) return 0;
     pthread_mutex_lock(&k->mutex);
-    k->workers[0]->is_busy = 1;
-    k->busy = 1;
     int err = walk_start_worker(k);
     pthread_mutex_unlock(&k->mutex);
     return err;

@@ -298,6 +298,9 @@ int walk_start_worker(struct walk *k) {
     pthread_setname_np(thread, "ferrule-walk");
     ATOMIC_ADD(&k->refs, 1, RELAXED);
     ATOMIC_SUB(&k->idle, 1, RELAXED);
+    /* From its first step: what it takes from the pool then is of the depth that is being read. */
+    w->is_busy = 1;
+    k->busy++;
     k->started++;
     k->running++;
     return 0;

@@ -4,6 +4,7 @@ One module per sub-command; each has ``add_parser`` and ``run(args) -> exit stat
 
   doctor.py   what this machine offers and which engine is chosen   (uses facts.py)
   serve.py    a static file server                                  (http_server.py does the work)
+  find.py     find's expressions on the walker                      (find_*.py)
   demo.py     the main job on real input: serve and fetch a folder
 
 Below serve: http_server (connections, timeouts) → http_request (bytes → requests), conditions
@@ -12,28 +13,37 @@ Below serve: http_server (connections, timeouts) → http_request (bytes → req
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 
-import ferrule
-from ferrule.cli import demo, doctor, serve
-from ferrule.cli.extras import MissingExtra
-from ferrule.runtime import BACKENDS
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with ``argv`` (default: the program's arguments); return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["find"]:  # it has no options as argparse knows them, nor time to import much
+        from ferrule.cli import find
+
+        return find.main(words[1:])
+    return _run_command(words)
+
+
+def _run_command(words: list[str]) -> int:
+    import argparse
+
+    import ferrule
+    from ferrule.cli import demo, doctor, find, serve
+    from ferrule.cli.extras import MissingExtra
+
     parser = argparse.ArgumentParser(
         prog="ferrule", description="Virtual threads for Python on io_uring."
     )
     parser.add_argument("--version", action="version", version=f"ferrule {ferrule.__version__}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for module in (doctor, serve, demo):
+    for module in (doctor, serve, find, demo):
         module.add_parser(commands)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(words)
     if args.run is None:
         parser.print_help(sys.stderr)
         return 2
@@ -56,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _environment_problem() -> str | None:
     """What ferrule.run() would call a programming mistake, for which no program is to blame."""
+    from ferrule.runtime import BACKENDS
+
     backend = os.environ.get("FERRULE_BACKEND") or "auto"
     if backend not in ("auto", *BACKENDS):
         return f"FERRULE_BACKEND must be auto or one of {', '.join(BACKENDS)}; not {backend!r}"
