@@ -408,15 +408,18 @@ static bool is_same(const struct filter_step *s, struct evaluation *e) {
     return stat && stat->inode == (uint64_t)s->number && stat->dev == (uint64_t)s->other;
 }
 
-static bool test_target_type(const struct filter_step *s, const struct entry_view *v) {
+static bool test_target_type(const struct filter_step *s, struct evaluation *e) {
+    const struct entry_view *v = e->view;
     bool follows = s->other == FOLLOWS_ALL || (s->other == FOLLOWS_ROOTS && !v->depth);
     struct stat stat;
     if (!follows && v->type != DT_LNK) return s->number >> v->type & 1;
-    if (fstatat(v->dir_fd, v->at, &stat, follows ? AT_SYMLINK_NOFOLLOW : 0) < 0) {
-        if (follows) return false;
-        return s->number >> DT_LNK & 1; /* it leads nowhere */
+    if (fstatat(v->dir_fd, v->at, &stat, follows ? AT_SYMLINK_NOFOLLOW : 0) == 0)
+        return s->number >> IFTODT(stat.st_mode) & 1;
+    if (errno != ENOENT && errno != ENOTDIR) {
+        e->outcome->error = errno;
+        return false;
     }
-    return s->number >> IFTODT(stat.st_mode) & 1;
+    return !follows && s->number >> DT_LNK & 1; /* it leads nowhere */
 }
 
 struct dirent64_head { /* as getdents64 writes it */
@@ -500,7 +503,7 @@ static bool run_step(const struct filter_step *s, struct evaluation *e) {
     case FILTER_TYPE: return s->number >> v->type & 1;
     case FILTER_DEPTH: return compare(s, v->depth);
     case FILTER_HIDDEN: return is_hidden(v);
-    case FILTER_TARGET_TYPE: return test_target_type(s, v);
+    case FILTER_TARGET_TYPE: return test_target_type(s, e);
     case FILTER_NUMBER: return test_number(s, e);
     case FILTER_TIME: return test_time(s, e);
     case FILTER_MODE: return test_mode(s, e);

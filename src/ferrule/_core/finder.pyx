@@ -5,7 +5,7 @@ Here no entry becomes a Python object but those that an action in Python is call
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
+from libc.errno cimport EAGAIN, EBADF, EINTR, ENOMEM, errno
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -20,6 +20,12 @@ from ferrule._core.walk cimport (
     walk_new, walk_progress, walk_read_progress, walk_release, walk_rescue, walk_start, walk_stop,
     walk_take, walk_wake_fd,
 )
+
+import os
+
+cdef extern from "<fcntl.h>" nogil:
+    enum:
+        AT_FDCWD
 
 cdef extern from "<poll.h>" nogil:
     struct pollfd:
@@ -71,15 +77,15 @@ cdef class Visited:
 
     @property
     def at(self):
-        """(descriptor of a directory, the path from there) for the functions with ``dir_fd``.
+        """(descriptor of a directory or None, the path from there), as ``dir_fd`` takes them.
 
         Raises OSError if the directory was closed and cannot be opened again.
         """
         cdef entry_view *v = self.check()
         cdef int error = entry_open_dir(v)
-        if error:
-            raise OSError(error, "cannot open its directory")
-        return v.dir_fd, <bytes>v.at
+        if error or v.dir_fd == -1:
+            raise OSError(error or EBADF, os.strerror(error or EBADF))
+        return None if v.dir_fd == AT_FDCWD else v.dir_fd, <bytes>v.at
 
 
 @cython.final
@@ -143,7 +149,7 @@ cdef class Finder:
         cdef walk_batch *b = NULL
         cdef int state = walk_start(self.k)
         if state < 0:
-            raise OSError(-state, "cannot start a thread")
+            raise OSError(-state, os.strerror(-state))
         while True:
             with nogil:
                 state = walk_take(self.k, &b)
@@ -239,7 +245,7 @@ cdef walk *new_walk(walk_config *config, list roots) except NULL:
     if k == NULL:
         if error == ENOMEM:
             raise MemoryError
-        raise OSError(error, "cannot begin the walk")
+        raise OSError(error, os.strerror(error))
     return k
 
 
@@ -270,6 +276,6 @@ cdef int write_all(int fd, const char *data, size_t size) except -1:
             with nogil:
                 poll(&p, 1, -1)
         elif error != EINTR:
-            raise OSError(error, "write error")
+            raise OSError(error, os.strerror(error))
         PyErr_CheckSignals()
     return 0

@@ -67,12 +67,11 @@ class Delete(Action):
         return True
 
 
-def _remove(directory: int, name: bytes, *, is_directory: bool) -> None:
-    where = None if directory < 0 else directory
+def _remove(directory: int | None, name: bytes, *, is_directory: bool) -> None:
     try:
-        (os.rmdir if is_directory else os.unlink)(name, dir_fd=where)
+        (os.rmdir if is_directory else os.unlink)(name, dir_fd=directory)
     except NotADirectoryError:  # a link to a directory, which the walk followed
-        os.unlink(name, dir_fd=where)
+        os.unlink(name, dir_fd=directory)
 
 
 class Commands(Action):
@@ -124,7 +123,7 @@ def _run(words: list[bytes], *, without_input: bool) -> int:
 def _base(path: bytes) -> bytes:
     """How a command that runs in the entry's directory is told of it."""
     name = path.rstrip(b"/").rpartition(b"/")[2]
-    return b"./" + name if name else b"/"
+    return b"./" + name + b"/" * path.endswith(b"/") if name else b"/"
 
 
 class _Place:
@@ -134,10 +133,7 @@ class _Place:
         directory, name = entry.at
         above = name.rstrip(b"/").rpartition(b"/")  # of a root `at` is a path
         where = above[0] + above[1] or b"."
-        self.fd = os.open(
-            where, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC,
-            dir_fd=None if directory < 0 else directory,
-        )
+        self.fd = os.open(where, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
 
     def close(self) -> None:
         os.close(self.fd)

@@ -59,7 +59,7 @@ class Parser:
         self._at = 0
         self._to_terminal = to_terminal
         self._clock = Clock()
-        self._syntax = "findutils-default"
+        self._syntax = "emacs"
         self._acts = False
         self._prunes = False
         self._deletes: int | None = None
