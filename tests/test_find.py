@@ -500,7 +500,8 @@ def test_a_reader_that_leaves_ends_the_walk_in_silence() -> None:
 
 
 def test_both_entries_of_the_package_work(tree: Path) -> None:
-    for command in ([sys.executable, "-m", "ferrule"], [str(Path(sys.executable).parent / "ferrule")]):
+    script = str(Path(sys.executable).parent / "ferrule")
+    for command in ([sys.executable, "-m", "ferrule"], [script]):
         done = subprocess.run([*command, "find", "a/b", "-maxdepth", "0"], cwd=tree,
                               capture_output=True, timeout=60)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"a/b\n", b"")

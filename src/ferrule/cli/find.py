@@ -12,7 +12,6 @@ Little is imported at the top here: most runs are over in a moment.
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 from ferrule.cli.find_errors import NAME, FindError, explain, tell
@@ -160,9 +159,7 @@ def _descriptors() -> int:
 
 def _use_local_dates(tree: Any) -> None:
     """Names of days and months as the environment wants them, if a format may show some."""
-    if isinstance(tree, tuple) and any(
-        each == "format" or isinstance(each, tuple) for each in tree
-    ) and "format" in repr(tree):
+    if "('format'," in repr(tree):
         import locale
 
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 NAME = "ferrule find"
 
@@ -16,7 +17,7 @@ class FindError(Exception):
 
     def __init__(
         self, message: str, at: int | None = None, count: int = 1, *, wrong: str = "",
-        known: object = (),
+        known: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
         self.at = at
@@ -53,7 +54,7 @@ def explain(error: FindError, words: list[str]) -> str:
 
     lines = [str(error)]
     if error.wrong:
-        near = difflib.get_close_matches(error.wrong, list(error.known), 1, 0.6)  # type: ignore[call-overload]
+        near = difflib.get_close_matches(error.wrong, error.known, 1, 0.6)
         if near:
             lines[0] += f"; did you mean {near[0]}?"
     if error.at is not None:

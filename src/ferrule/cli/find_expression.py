@@ -79,7 +79,6 @@ class Parser:
             raise FindError("-delete turns on -depth, with which -prune does nothing; say -depth "
                             "yourself if that is what you want", self._deletes)
         if not self._acts:
-            tree = tree if tree is True else tree
             tree = ("and", tree, self._print())
         if command.min_depth:
             tree = ("or", ("depth", "<", command.min_depth), tree)
@@ -386,8 +385,9 @@ class Parser:
         try:
             return ("time", ours, ">", self._moment(theirs, argument))
         except (ValueError, OverflowError) as exc:
-            raise FindError(f"{word}: no time that is understood: {quote(argument)}; write "
-                            "2026-01-31, 2026-01-31T12:00, @seconds or \"2 days ago\"", at + 1) from exc
+            raise FindError(
+                f"{word}: no time that is understood: {quote(argument)}; write 2026-01-31, "
+                "2026-01-31T12:00, @seconds or \"2 days ago\"", at + 1) from exc
         except OSError as exc:
             raise FindError(f"{quote(argument)}: {exc.strerror}", at, 2) from exc
 

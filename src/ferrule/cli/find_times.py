@@ -78,9 +78,9 @@ def _from_decimal(text: str) -> int:
 
 
 def _from_iso(text: str) -> int:
-    from datetime import datetime, timedelta, timezone
+    from datetime import UTC, datetime, timedelta
 
     moment = datetime.fromisoformat(text)
     # A naive one is local time, also where the local clock was set forward.
-    since = moment.astimezone(timezone.utc) - datetime(1970, 1, 1, tzinfo=timezone.utc)
+    since = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
     return since // timedelta(microseconds=1) * 1000
