@@ -1,7 +1,9 @@
 from collections.abc import Callable
+from typing import final
 
 from ferrule._core.entry_filter import EntryFilter
 
+@final
 class Visited:
     @property
     def path(self) -> bytes: ...
@@ -12,6 +14,7 @@ class Visited:
     @property
     def at(self) -> tuple[int | None, bytes]: ...
 
+@final
 class Finder:
     def __init__(
         self,
