@@ -240,7 +240,10 @@ static inline void explore_plain_store(const char *what, void *to, size_t size, 
 enum explore_change { EXPLORE_SWAP, EXPLORE_ADD, EXPLORE_SUB, EXPLORE_OR, EXPLORE_AND };
 
 static inline void explore_finish_change(const char *what, void *at, size_t size, uint64_t value) {
-    if (explorer.given->torn == at) explore_step(what, at);
+    if (explorer.given->torn == at) {
+        explore_step(what, at);
+        explore_observe(0); /* or a store of what is there would look as if it were not done yet */
+    }
     explore_store_now(at, size, value);
     explore_drain();
 }

@@ -83,9 +83,14 @@ static inline struct monitor *slot_queue_monitor(struct slot_queue *q, size_t in
     return &q->monitors[(uint64_t)hash >> (32 - q->monitor_bits)];
 }
 
+#ifndef SLOT_QUEUE_SPIN
+#define SLOT_QUEUE_SPIN(q, index, word) false
+#endif
+
 /* Until the slot's word is another one, which it returns. */
 static inline uintptr_t slot_queue_wait(struct slot_queue *q, size_t index, uintptr_t word) {
     uintptr_t *slot = &q->slots[index & q->mask];
+    if (SLOT_QUEUE_SPIN(q, index, &word)) return word;
     struct monitor *monitor = slot_queue_monitor(q, index);
     monitor_enter(monitor);
     uintptr_t now = ATOMIC_LOAD(slot, RELAXED);
