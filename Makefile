@@ -49,8 +49,8 @@ test: build
 FREE_THREADED := build/free-threaded
 FREE_THREADED_BIN := $(FREE_THREADED)/venv/bin
 FREE_THREADED_ARCHIVE = $(firstword $(wildcard ../shared/deps/python3.*t-linux-$(shell uname -m).tar.xz))
-FREE_THREADED_TESTS := $(patsubst %,tests/test_%.py,threads tasks groups cancel events locks \
-    condition_variables semaphores queues barriers socket_cancel)
+FREE_THREADED_TESTS := $(patsubst %,tests/test_%.py,threads wakeups task_trees tasks groups cancel \
+    events locks condition_variables semaphores queues barriers socket_cancel)
 
 test-free-threaded:
 	$(if $(FREE_THREADED_ARCHIVE),$(MAKE) $(FREE_THREADED)/.built,@echo \

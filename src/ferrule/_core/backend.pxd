@@ -11,7 +11,7 @@ cdef class Backend:
     cdef readonly str name
     cdef readonly uint32_t in_flight   # started, not yet completed
     cdef readonly bint provides_buffers  # OP_PROVIDED_BUFFER is honoured
-    cdef readonly uint64_t enters, sqes, cqes
+    cdef readonly uint64_t enters, sqes, cqes, wakes
 
     # Called once, on the thread that will poll.
     cdef int open(self) except -1
@@ -22,7 +22,8 @@ cdef class Backend:
     # Submit what was started and collect completions.  Waits up to timeout ns (-1: no limit) for
     # the first one if may_block; a wake-up or a signal ends the wait early.
     cdef int poll(self, int64_t timeout, bint may_block) except -1
-    # End the current or the next wait of poll().  Any thread, and C signal handlers.
+    # End the current or the next wait of poll().  Any thread, and C signal handlers; between open()
+    # and close(), for which the caller sees to it that neither is under way.
     cdef void wake(self) noexcept nogil
     # The write end of what wake() writes to, for signal.set_wakeup_fd.
     cdef int wake_fd(self) noexcept

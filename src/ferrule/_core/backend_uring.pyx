@@ -23,12 +23,12 @@ cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport (
-    EAGAIN, EBUSY, EINTR, EINVAL, ENOMEM,
+    EAGAIN, EBADF, EBUSY, EINTR, EINVAL, ENOMEM,
 )
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from ferrule._core.backend_workers cimport WorkerBackend
+from ferrule._core.backend_workers cimport WorkerBackend, waker
 from ferrule._core.operation cimport (
     OP_CANCEL_SENT, OP_IN_FLIGHT, OP_IN_THREAD, OP_IN_WORKER, OP_MAY_BLOCK, OP_PROVIDED_BUFFER,
     op, op_rows, slots_find, slots_user_data, uring_timespec,
@@ -114,6 +114,11 @@ cdef extern from "uring_abi.h" nogil:
     int URING_PROBE_SUPPORTED
     uint16_t URING_RECVSEND_POLL_FIRST
 
+cdef extern from "waker.h" nogil:
+    bint waker_call(waker *w)
+    void waker_write(waker *w)
+    void waker_clear(waker *w)
+
 cdef extern from "ring.h" nogil:
     struct ring:
         int fd
@@ -130,6 +135,7 @@ cdef extern from "ring.h" nogil:
     int ring_register(ring *r, uint32_t opcode, void *arg, uint32_t nr_args)
     int ring_register_own_fd(ring *r)
     int ring_unregister_own_fd(ring *r)
+    int ring_send(int fd, uint32_t res, uint64_t user_data)
     uint32_t ring_copy_cqes(ring *r, uring_cqe *out, uint32_t max)
 
 cdef enum:
@@ -145,7 +151,8 @@ cdef enum:
 
 # user_data that is nobody's slot: indices stay below SLOTS_MAX.
 cdef uint64_t NOBODY = 0xffffffff
-cdef uint64_t WAKE = 0xfffffffe
+cdef uint64_t WAKE = 0xfffffffe      # the pipe can be read
+cdef uint64_t MESSAGE = 0xfffffffd   # from another thread, by itself a wake-up
 
 # Best first.  Decided by trying, never by kernel version: distributions backport.
 LADDER = (
@@ -167,6 +174,7 @@ cdef class UringBackend(WorkerBackend):
     cdef op *backlog             # started while the SQ was full
     cdef op *backlog_tail
     cdef bint wake_armed
+    cdef readonly bint sends_messages    # to end a wait, and not bytes through the pipe
     cdef uint32_t idle_rounds    # polls in a row that had to wait
     cdef uring_timespec ts
     cdef uint8_t supported[256]
@@ -175,7 +183,8 @@ cdef class UringBackend(WorkerBackend):
     cdef uint16_t buffer_tail
     cdef readonly str setup      # the rung of the ladder that held
 
-    def __cinit__(self):
+    def __cinit__(self, *, messages=True):
+        self.sends_messages = messages
         self.r.fd = -1
         self.name = "uring"
 
@@ -218,6 +227,8 @@ cdef class UringBackend(WorkerBackend):
     cdef int _probe(self) except -1:
         cdef uring_probe probe
         cdef int i
+        # A message to no ring: only a kernel that has the call looks for it.
+        self.sends_messages = self.sends_messages and ring_send(-1, 0, MESSAGE) == -EBADF
         memset(&probe, 0, sizeof(probe))
         if ring_register(&self.r, URING_REGISTER_PROBE, &probe, 256) < 0:
             return 0  # nothing supported: every operation goes to the workers
@@ -456,6 +467,11 @@ cdef class UringBackend(WorkerBackend):
             self.wake_armed = False
             self.drain_waker()
             return
+        if cqe.user_data == MESSAGE:
+            self.woken = True
+            self.wakes += 1
+            waker_clear(&self.waker)
+            return
         o = slots_find(self.table, cqe.user_data)
         if cqe.flags & URING_CQE_F_BUFFER:
             self._take_buffer(o, cqe)
@@ -488,6 +504,13 @@ cdef class UringBackend(WorkerBackend):
         sqe.op_flags = POLLIN
         sqe.user_data = WAKE
         self.wake_armed = True
+
+    cdef void wake(self) noexcept nogil:
+        # A thread of the pools writes to the pipe: it may outlive the ring, whose number goes to
+        # another file.
+        if waker_call(&self.waker):
+            if not self.sends_messages or ring_send(self.r.fd, 0, MESSAGE) < 0:
+                waker_write(&self.waker)
 
     # ---- the end ----
 

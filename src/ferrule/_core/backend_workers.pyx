@@ -163,6 +163,7 @@ cdef class WorkerBackend(Backend):
 
     cdef void drain_waker(self) noexcept:
         self.woken = True
+        self.wakes += 1
         waker_drain(&self.waker)
 
     cdef void wake(self) noexcept nogil:

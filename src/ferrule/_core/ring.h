@@ -59,6 +59,13 @@ static inline int ring_sys_register(int fd, uint32_t opcode, void *arg, uint32_t
     return r < 0 ? -errno : (int)r;
 }
 
+/* Post a completion to the ring `fd`.  Any thread, with or without a ring (Linux 6.13). */
+static inline int ring_send(int fd, uint32_t res, uint64_t user_data) {
+    struct uring_sqe message = {
+        .opcode = URING_OP_MSG_RING, .fd = fd, .len = res, .off = user_data};
+    return ring_sys_register(-1, URING_REGISTER_SEND_MSG_RING, &message, 1);
+}
+
 static inline int ring_is_open(const struct ring *r) { return r->ring_map != NULL; }
 
 static inline void ring_unmap(struct ring *r) {

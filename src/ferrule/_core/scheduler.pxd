@@ -256,7 +256,7 @@ cdef class Scheduler:
     cdef bint idle               # waiting in the kernel
     cdef uint64_t tasks_ended
     cdef unsigned long thread_id
-    cdef readonly uint64_t switches, ticks, spawned, steals
+    cdef readonly uint64_t switches, ticks, spawned, steals, overflows
     cdef readonly uint32_t leaked
     cdef dict faults
     cdef char *scratch           # SCRATCH_SIZE bytes, once somebody needed them

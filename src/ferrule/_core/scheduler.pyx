@@ -1780,6 +1780,7 @@ cdef class Scheduler:
         Py_INCREF(task)
         if steal_queue_push(&self.new_tasks, <void *>task) < 0:
             n = steal_queue_spill(&self.new_tasks, spilled, SPILL_MAX)
+            self.overflows += n + 1
             for i in range(n):
                 self.crew.overflow.append(<Task>spilled[i])
                 Py_DECREF(<Task>spilled[i])
@@ -1996,7 +1997,8 @@ cdef class Scheduler:
             "slots_in_use": self.table.in_use, "operations_in_flight": self.backend.in_flight,
             "timers": self.heap.count, "spawned": self.spawned, "switches": self.switches,
             "ticks": self.ticks, "enters": self.backend.enters, "sqes": self.backend.sqes,
-            "cqes": self.backend.cqes, "steals": self.steals, "leaked": self.leaked,
+            "cqes": self.backend.cqes, "wakes": self.backend.wakes, "steals": self.steals,
+            "overflows": self.overflows, "leaked": self.leaked,
         }
 
     @property

@@ -1,6 +1,6 @@
-/* What ends the wait of a loop from outside: a pipe that its thread watches, and whether it was
- * written to, so that many wake-ups cost one write.  Any thread and signal handlers may call
- * waker_wake(); the rest is the owner's.
+/* What ends the wait of a loop from outside: a pipe that its thread watches, and whether a wake-up
+ * is on its way, so that many cost one write.  Any thread and signal handlers may call waker_wake(),
+ * or waker_call() and, if that says so, waker_write() or a way of their own; the rest is the owner's.
  */
 #ifndef FERRULE_WAKER_H
 #define FERRULE_WAKER_H
@@ -35,21 +35,32 @@ static inline int waker_open(struct waker *w) {
     return 0;
 }
 
+/* Whether the caller has to do the waking. */
+static inline int waker_call(struct waker *w) {
+    return !__atomic_exchange_n(&w->pending, 1, __ATOMIC_ACQ_REL);
+}
+
+static inline void waker_write(struct waker *w) {
+    ssize_t n = write(w->write_fd, "w", 1);
+    (void)n; /* a full pipe wakes as well */
+}
+
 static inline void waker_wake(void *arg) {
     struct waker *w = arg;
-    if (!__atomic_exchange_n(&w->pending, 1, __ATOMIC_ACQ_REL)) {
-        ssize_t n = write(w->write_fd, "w", 1);
-        (void)n; /* a full pipe wakes as well */
-    }
+    if (waker_call(w)) waker_write(w);
+}
+
+/* The wake-up has come.  Before anybody looks at an inbox: a call that comes now is a new one.  A
+ * swap, so that what was done before a call that found one on its way is seen from here on. */
+static inline void waker_clear(struct waker *w) {
+    __atomic_exchange_n(&w->pending, 0, __ATOMIC_ACQ_REL);
 }
 
 static inline void waker_drain(struct waker *w) {
     char buf[256];
     while (read(w->read_fd, buf, sizeof buf) == sizeof buf) {
     }
-    /* Cleared after the read and before anybody looks at an inbox: a wake that comes now writes
-     * again. */
-    __atomic_store_n(&w->pending, 0, __ATOMIC_RELEASE);
+    waker_clear(w);
 }
 
 static inline int waker_was_called(const struct waker *w) {
