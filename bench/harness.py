@@ -196,10 +196,12 @@ def run_child(
 
 
 @contextlib.contextmanager
-def server(command: Sequence[str], timeout: float = 20) -> Iterator[tuple[int, str]]:
-    """Run a server on its processor; yield its process id and the first line it prints."""
+def server(
+    command: Sequence[str], cpus: Sequence[int] = (SERVER_CPU,), timeout: float = 20
+) -> Iterator[tuple[int, str]]:
+    """Run a server on its processors; yield its process id and the first line it prints."""
     with open(SCRATCH / "server.stderr", "w+", encoding="utf-8") as errors:
-        process = start(command, [SERVER_CPU], stdout=subprocess.PIPE, stderr=errors)
+        process = start(command, cpus, stdout=subprocess.PIPE, stderr=errors)
         # A server that prints nothing must not hang the run: killing it ends the readline.
         watchdog = threading.Timer(timeout, process.kill)
         watchdog.start()

@@ -143,12 +143,17 @@ def os_threads(options: dict[str, Any]) -> Sample:
     return thread_hops(options) if options["hop"] else thread_work(options)
 
 
-def measure(benchmark: Benchmark, case: Case, peer: str, settings: Settings) -> Sample:
-    """Measure on the free-threaded interpreter, on all processors."""
+def on_free_threaded(command: list[str]) -> list[str]:
+    """The same command for the interpreter without the GIL."""
     if not PYTHON.exists():
         raise Unavailable("there is no free-threaded Python: `make test-free-threaded` builds one")
+    return [str(PYTHON), *command[1:]]
+
+
+def measure(benchmark: Benchmark, case: Case, peer: str, settings: Settings) -> Sample:
+    """Measure on the free-threaded interpreter, on all processors."""
     options = {"seconds": settings.seconds, "quick": settings.quick, **case.options}
-    command = [str(PYTHON), *child_command(benchmark, peer, options)[1:]]
+    command = on_free_threaded(child_command(benchmark, peer, options))
     return json.loads(last_line(output_of(command, CPUS, timeout=120)))
 
 

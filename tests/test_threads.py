@@ -563,6 +563,42 @@ def test_connections_are_served_by_whichever_thread_is_free(run: Run) -> None:
     run(main, threads=3)
 
 
+def test_a_server_with_a_limit_goes_on_whichever_thread_its_handlers_end_on(run: Run) -> None:
+    def main() -> None:
+        now: set[Any] = set()
+        most = 0
+
+        def handle(conn: Any) -> None:
+            nonlocal most
+            now.add(conn)
+            most = max(most, len(now))
+            spin(0.0002)
+            conn.sendall(conn.recv(10))
+            now.discard(conn)
+
+        def client(address: Any) -> None:
+            for _ in range(10):
+                with ferrule.connect_tcp(*address[:2], timeout=SECONDS) as conn:
+                    conn.settimeout(SECONDS)
+                    conn.sendall(b"x")
+                    assert conn.recv(10) == b"x"
+
+        listening: ferrule.Queue[Any] = ferrule.Queue()
+        with ferrule.TaskGroup() as group:
+            group.spawn(
+                lambda: ferrule.serve_tcp(
+                    handle, "127.0.0.1", 0, max_connections=2, on_listening=listening.put
+                )
+            )
+            with listening.get() as listener, ferrule.TaskGroup() as clients:
+                for _ in range(20):
+                    clients.spawn(client, listener.getsockname())
+        assert most <= 2
+        assert not now
+
+    run(main, threads=3)
+
+
 def test_closing_a_socket_ends_a_recv_on_another_thread(run: Run) -> None:
     def main() -> None:
         with Elsewhere() as other:

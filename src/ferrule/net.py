@@ -537,7 +537,7 @@ class _Server:
         self.listener = listener
         self.limit = limit
         self.on_error = on_error
-        self.active = 0
+        self.active: set[socket] = set()  # changed by every loop thread, each time in one step
         self.changed = Event()  # a handler ended
 
     def run(self, grace: float | None) -> None:
@@ -554,16 +554,17 @@ class _Server:
         return next(self.listener, None)
 
     def wait_below(self, limit: int, until: float | None) -> bool:
-        while self.active >= limit:
-            self.changed.clear()
+        while True:
+            self.changed.clear()  # before the look: a handler may end now, on another thread
+            if len(self.active) < limit:
+                return True
             left = None if until is None else until - now()
             if left is not None and left <= 0:
                 return False
             self.changed.wait(left)
-        return True
 
     def start(self, group: TaskGroup, conn: socket) -> None:
-        self.active += 1
+        self.active.add(conn)
         try:
             while True:
                 try:
@@ -573,7 +574,7 @@ class _Server:
                     self.changed.clear()
                     self.changed.wait(_BACK_OFF_MAX_S)
         except BaseException:
-            self.active -= 1
+            self.active.discard(conn)
             conn.close()
             raise
 
@@ -583,7 +584,7 @@ class _Server:
         except Exception as exc:
             self.report(conn, exc)
         finally:
-            self.active -= 1
+            self.active.discard(conn)
             self.changed.set()
             conn.close()
 
