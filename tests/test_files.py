@@ -693,7 +693,8 @@ def test_o_direct_leaves_the_waiting_for_the_device_to_the_ring(run: Run, tmp_pa
             ]
             for number, call in enumerate(calls, 1):
                 assert call() == 4096
-                assert statistics()["sqes"] >= sqes + number
+                if ferrule.current_runtime().backend == "uring":
+                    assert statistics()["sqes"] >= sqes + number
 
     def statistics() -> dict[str, int]:
         return dict(ferrule.current_runtime().statistics())

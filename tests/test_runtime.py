@@ -115,7 +115,7 @@ def test_senseless_options_are_refused(options: dict[str, Any], message: str) ->
         ferrule.run(int, **options)
 
 
-@pytest.mark.parametrize("backend", ["kqueue", "epoll"])
+@pytest.mark.parametrize("backend", ["kqueue"])
 def test_an_engine_that_is_not_there_says_which_are(backend: Any) -> None:
     with pytest.raises(ferrule.BackendUnavailable, match="uring"):
         ferrule.run(int, backend=backend)
@@ -123,8 +123,7 @@ def test_an_engine_that_is_not_there_says_which_are(backend: Any) -> None:
 
 def test_the_environment_chooses_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FERRULE_BACKEND", "epoll")
-    with pytest.raises(ferrule.BackendUnavailable, match="epoll"):
-        ferrule.run(int)
+    assert ferrule.run(lambda: ferrule.current_runtime().backend) == "epoll"
     monkeypatch.setenv("FERRULE_BACKEND", "nonsense")
     with pytest.raises(ValueError, match="nonsense"):
         ferrule.run(int)

@@ -28,6 +28,7 @@ BACKENDS = ("uring", "kqueue", "epoll", "threads")
 # Of those that this version has: their classes, and the modules of ferrule._core that have them.
 ENGINES = {
     "uring": ("backend_uring", "UringBackend"),
+    "epoll": ("backend_epoll", "EpollBackend"),
     "threads": ("backend_threads", "ThreadsBackend"),
 }
 Backend = Literal["auto", "uring", "kqueue", "epoll", "threads"]

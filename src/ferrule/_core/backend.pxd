@@ -1,7 +1,7 @@
 # The contract of an engine.  A scheduler owns one; everything but wake() is called by its thread.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from ferrule._core.operation cimport op, slots
+from ferrule._core.operation cimport OP_COMPLETED, op, slots
 
 
 cdef class Backend:
@@ -10,7 +10,9 @@ cdef class Backend:
     cdef op *completed_tail
     cdef readonly str name
     cdef readonly uint32_t in_flight   # started, not yet completed
-    cdef readonly bint provides_buffers  # OP_PROVIDED_BUFFER is honoured
+    cdef readonly bint provides_buffers  # OP_PROVIDED_BUFFER is honoured ...
+    cdef uint32_t buffer_size    # ... with so many bytes
+    cdef uint32_t direct_sends   # with more in flight than this, sends are better queued
     cdef readonly uint64_t enters, sqes, cqes, wakes
 
     # Called once, on the thread that will poll.
@@ -19,6 +21,9 @@ cdef class Backend:
     cdef void start(self, op *o) noexcept
     # Ask for an early end.  The operation still completes, with its result or -ECANCELED/-EINTR.
     cdef void cancel(self, op *o) noexcept
+    # The number, on which nothing is in flight, is about to be closed or given away.  `by_owner`:
+    # called by the thread that polls; else by any, while the engine is open.
+    cdef void forget(self, int fd, bint by_owner) noexcept
     # Submit what was started and collect completions.  Waits up to timeout ns (-1: no limit) for
     # the first one if may_block; a wake-up or a signal ends the wait early.
     cdef int poll(self, int64_t timeout, bint may_block) except -1
@@ -34,7 +39,7 @@ cdef class Backend:
 
     cdef inline void complete(self, op *o, int64_t result) noexcept:
         o.result = result
-        o.state = 3  # OP_DONE
+        o.state = OP_COMPLETED
         o.next = NULL
         if self.completed_tail != NULL:
             self.completed_tail.next = o

@@ -3,6 +3,9 @@ from libc.errno cimport ENOSYS
 
 
 cdef class Backend:
+    def __cinit__(self):
+        self.direct_sends = 0xffffffff
+
     cdef int open(self) except -1:
         return 0
 
@@ -11,6 +14,9 @@ cdef class Backend:
         self.complete(o, -ENOSYS)
 
     cdef void cancel(self, op *o) noexcept:
+        pass
+
+    cdef void forget(self, int fd, bint by_owner) noexcept:
         pass
 
     cdef int poll(self, int64_t timeout, bint may_block) except -1:

@@ -115,6 +115,7 @@ cdef class ThreadsBackend(WorkerBackend):
     def __cinit__(self):
         self.name = "threads"
         self.provides_buffers = True
+        self.buffer_size = BUFFER_SIZE
 
     def __dealloc__(self):
         free(self.watched)

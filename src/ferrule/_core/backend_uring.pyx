@@ -148,6 +148,7 @@ cdef enum:
     IOWQ_BOUNDED = 16        # kernel threads for buffered writes, fsync and the like
     IOWQ_UNBOUNDED = 64
     IDLE_ROUNDS = 4
+    DIRECT_SENDS = 128       # see docs/BENCHMARKS.md
 
 # user_data that is nobody's slot: indices stay below SLOTS_MAX.
 cdef uint64_t NOBODY = 0xffffffff
@@ -187,6 +188,8 @@ cdef class UringBackend(WorkerBackend):
         self.sends_messages = messages
         self.r.fd = -1
         self.name = "uring"
+        self.buffer_size = BUFFER_SIZE
+        self.direct_sends = DIRECT_SENDS
 
     cdef int open(self) except -1:
         self._set_up()

@@ -14,7 +14,8 @@ from libc.stdlib cimport free, malloc
 
 from ferrule._core.backend cimport Backend
 from ferrule._core.operation cimport (
-    OP_IN_THREAD, OP_IN_WORKER, OP_MAY_BLOCK, OP_POLL, OP_PROVIDED_BUFFER, OP_TIMEOUT, op, op_rows,
+    OP_IN_THREAD, OP_IN_WORKER, OP_MAY_BLOCK, OP_ON_DISK, OP_POLL, OP_PROVIDED_BUFFER, OP_TIMEOUT,
+    op, op_rows,
 )
 
 import os
@@ -64,7 +65,8 @@ cdef class WorkerBackend(Backend):
 
     cdef pool *_pool_of(self, op *o) noexcept:
         cdef bint waits = (o.traits & OP_MAY_BLOCK or o.kind == OP_POLL or o.kind == OP_TIMEOUT
-                           or op_rows[o.kind].poll_events != 0 and not o.traits & OP_IN_WORKER)
+                           or op_rows[o.kind].poll_events != 0
+                           and not o.traits & (OP_IN_WORKER | OP_ON_DISK))
         return &self.waiters if waits else &self.workers
 
     cdef void start_in_thread(self, op *o) noexcept:

@@ -21,7 +21,7 @@ cdef extern from "<poll.h>" nogil:
     int POLLIN, POLLOUT
 
 cdef extern from "<sys/stat.h>" nogil:
-    uint32_t S_IFCHR, S_IFDIR, S_IFIFO, S_IFMT, S_IFREG
+    uint32_t S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFMT, S_IFREG
     uint32_t STATX_BASIC_STATS
 
 cdef extern from "<unistd.h>" nogil:

@@ -27,8 +27,8 @@ from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOSYS, ENXIO, EPERM, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ferrule._core.operation cimport (
-    OP_CLOSE, OP_DONE, OP_FLOCK, OP_IN_WORKER, OP_LSEEK, OP_MAY_BLOCK, OP_OPENAT, OP_POLL,
-    OP_READ, OP_STATX, OP_WRITE, op, op_try_open, op_try_read, op_try_write,
+    OP_CLOSE, OP_DONE, OP_FLOCK, OP_IN_WORKER, OP_LSEEK, OP_MAY_BLOCK, OP_ON_DISK, OP_OPENAT,
+    OP_POLL, OP_READ, OP_STATX, OP_WRITE, op, op_try_open, op_try_read, op_try_write,
 )
 from ferrule._core.scheduler cimport (
     Descriptor, Scheduler, Slot, Task, Waitable, current_scheduler, raise_error,
@@ -451,6 +451,8 @@ cdef class Handle(Descriptor):
 
     cdef void fit_transfer(self, op *o, uint64_t n) noexcept:
         o.len = n
+        if self.kind == S_IFREG or self.kind == S_IFBLK:
+            o.traits |= OP_ON_DISK
         if self._is_bulk(n):
             o.len = min(n, <uint64_t>BULK_STEP)
             o.traits |= OP_IN_WORKER

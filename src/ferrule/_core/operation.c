@@ -199,6 +199,11 @@ int64_t op_try_open(int dirfd, const char *path, uint32_t flags, uint32_t mode) 
 
 /* As rows have them: -EAGAIN leads to waiting, and so does what cannot be told. */
 
+static int64_t try_accept_now(struct op *o) {
+    int flags = fcntl(o->fd, F_GETFL);
+    return flags >= 0 && !(flags & O_NONBLOCK) ? -EOPNOTSUPP : try_accept(o);
+}
+
 static int64_t try_recv_now(struct op *o) {
     if (o->flags & MSG_WAITALL) return -EOPNOTSUPP; /* it would answer with a part */
     return op_try_recv(o->fd, o->addr, o->len, (int)o->flags);
@@ -352,7 +357,7 @@ const struct op_row op_rows[OP_KINDS] = {
     [OP_SEND] = {"send", URING_OP_SEND, POLLOUT, 1, try_send, try_send_now, prep_send},
     [OP_RECVMSG] = {"recvmsg", URING_OP_RECVMSG, POLLIN, 0, try_recvmsg, try_recvmsg_now, prep_recvmsg},
     [OP_SENDMSG] = {"sendmsg", URING_OP_SENDMSG, POLLOUT, 0, try_sendmsg, try_sendmsg_now, prep_sendmsg},
-    [OP_ACCEPT] = {"accept", URING_OP_ACCEPT, POLLIN, 0, try_accept, op_try_accept, prep_accept},
+    [OP_ACCEPT] = {"accept", URING_OP_ACCEPT, POLLIN, 0, try_accept, try_accept_now, prep_accept},
     [OP_CONNECT] = {"connect", URING_OP_CONNECT, POLLOUT, 0, try_connect, NULL, prep_connect},
     [OP_POLL] = {"poll", URING_OP_POLL_ADD, 0, 0, try_poll, try_poll_now, prep_poll},
     [OP_OPENAT] = {"openat", URING_OP_OPENAT, 0, 0, try_openat, NULL, prep_openat},

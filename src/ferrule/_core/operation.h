@@ -28,7 +28,8 @@ enum op_kind {
     OP_KINDS
 };
 
-enum op_state { OP_FREE, OP_PREPARED, OP_IN_FLIGHT, OP_DONE };
+/* Completed: on the engine's list, from which the scheduler takes what is done. */
+enum op_state { OP_FREE, OP_PREPARED, OP_IN_FLIGHT, OP_COMPLETED, OP_DONE };
 
 /* op.traits */
 #define OP_PROVIDED_BUFFER 1u /* recv: let the engine choose the buffer */
@@ -37,6 +38,8 @@ enum op_state { OP_FREE, OP_PREPARED, OP_IN_FLIGHT, OP_DONE };
 #define OP_TO_RECEIVER 8u     /* the waiter is no task, but takes the completion itself */
 #define OP_CONNECTING 16u     /* poll: for the end of a connect; the slot keeps the address */
 #define OP_IN_THREAD 32u      /* set by the engine: one of its threads has it */
+#define OP_ON_DISK 64u        /* of a file: never "not ready", but it may have to wait for the disk */
+#define OP_DRAINS 128u        /* recv: one that comes short has taken all there was */
 
 /* op.how_cancelled */
 #define OP_CANCEL_SENT 1u
@@ -57,7 +60,9 @@ struct op {
     int64_t off;
     int64_t result; /* count or fd, or -errno */
     uint32_t result_flags;
+    uint64_t descriptor;           /* identity of the Descriptor that it is for; 0: not Ferrule's */
     struct op *next;               /* free list, backlog, worker queue or completed list */
+    struct op *prev;               /* where an engine has a list that is left in the middle */
     struct op *fd_prev, *fd_next;  /* the operations in flight on one descriptor */
     void *waiter;                  /* whose completion this is; opaque here */
     void *payload;                 /* what the engine made of a provided buffer; opaque here */

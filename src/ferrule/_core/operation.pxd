@@ -81,6 +81,7 @@ cdef extern from "operation.h" nogil:
         OP_FREE
         OP_PREPARED
         OP_IN_FLIGHT
+        OP_COMPLETED
         OP_DONE
 
     enum:
@@ -90,6 +91,8 @@ cdef extern from "operation.h" nogil:
         OP_TO_RECEIVER
         OP_CONNECTING
         OP_IN_THREAD
+        OP_ON_DISK
+        OP_DRAINS
         OP_CANCEL_SENT
         OP_FD_CLOSING
 
@@ -114,7 +117,9 @@ cdef extern from "operation.h" nogil:
         int64_t off
         int64_t result
         uint32_t result_flags
+        uint64_t descriptor
         op *next
+        op *prev
         op *fd_prev
         op *fd_next
         void *waiter

@@ -301,6 +301,7 @@ cdef class Scheduler:
     cdef int give_up(self) except -1
     cdef int _close_inbox(self) except -1
     cdef int rouse(self) except -1
+    cdef int forget(self, int fd, bint by_owner) except -1
     cdef int _offer(self, Task task) except -1
     cdef int _begin_round(self) except -1
     cdef Task _take_new(self)
@@ -330,6 +331,8 @@ cdef class Descriptor:
     cdef int fd
     cdef mutex guard             # of what follows, and of what subclasses say
     cdef op *in_flight
+    cdef uint64_t identity       # by which engines know this file, not another of the same number
+    cdef uint64_t used_by        # the threads of the crew that had operations on it, as bits
     cdef bint closing
     cdef Task closer             # who takes it out wakes it
     cdef int check_open(self) except -1
@@ -340,6 +343,7 @@ cdef class Descriptor:
                          bint cancellable=*) except? -4096
     cdef int close_fd(self) except? -1
     cdef int _end_all(self, Scheduler s, int fd) except -1
+    cdef int _forget(self, int fd) except -1
     cdef bint _awaits_end(self, Task me) noexcept
 
 

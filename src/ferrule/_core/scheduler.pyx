@@ -33,7 +33,7 @@ from libc.string cimport memset
 
 from ferrule._core.backend cimport Backend
 from ferrule._core.operation cimport (
-    OP_CLOSE, OP_DONE, OP_FD_CLOSING, OP_IN_FLIGHT, OP_KINDS, OP_PREPARED, OP_TIMEOUT,
+    OP_CLOSE, OP_COMPLETED, OP_DONE, OP_FD_CLOSING, OP_IN_FLIGHT, OP_KINDS, OP_PREPARED, OP_TIMEOUT,
     OP_TO_RECEIVER, URING_TIMEOUT_ABS, URING_TIMEOUT_BOOTTIME, URING_TIMEOUT_REALTIME, op, op_rows,
     slots_free, slots_give, slots_take, timers_add, timers_free, timers_move, timers_nearest,
     timers_remove, timer,
@@ -63,10 +63,15 @@ cdef extern from *:
         static uint64_t last;
         return __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
     }
+    static inline uint64_t fe_next_descriptor(void) {
+        static uint64_t last;
+        return __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+    }
     """
     PyObject *fe_thread_scheduler
     int64_t fe_monotonic_ns() nogil
     uint64_t fe_next_task_id() nogil
+    uint64_t fe_next_descriptor() nogil
 
 cdef extern from "<errno.h>":
     int ECANCELED, ETIME
@@ -1587,6 +1592,7 @@ cdef class Scheduler:
         self.backend.completed = self.backend.completed_tail = NULL
         while o != NULL:
             after = o.next
+            o.state = OP_DONE
             if o.waiter == NULL:
                 self._release_slot(<Slot *>o)  # its fiber is gone
             elif o.traits & OP_TO_RECEIVER:
@@ -1683,6 +1689,14 @@ cdef class Scheduler:
         mutex_lock(&self.wake_guard)
         if self.reachable:
             self.backend.wake()
+        mutex_unlock(&self.wake_guard)
+        return 0
+
+    cdef int forget(self, int fd, bint by_owner) except -1:
+        """As Backend.forget, from any thread of the crew."""
+        mutex_lock(&self.wake_guard)
+        if self.reachable:
+            self.backend.forget(fd, by_owner)
         mutex_unlock(&self.wake_guard)
         return 0
 
@@ -1885,7 +1899,7 @@ cdef class Scheduler:
 
     cdef int give_slot(self, Slot *slot) except -1:
         """Free a slot; one that is still in flight is freed by its completion."""
-        if slot.o.state == OP_IN_FLIGHT:
+        if slot.o.state == OP_IN_FLIGHT or slot.o.state == OP_COMPLETED:
             slot.o.waiter = NULL
             self.backend.cancel(&slot.o)
             return 0
@@ -2188,6 +2202,7 @@ cdef class Descriptor:
 
     def __cinit__(self):
         self.fd = -1
+        self.identity = fe_next_descriptor()
 
     cdef int check_open(self) except -1:
         if self.fd < 0 or self.closing:
@@ -2208,6 +2223,8 @@ cdef class Descriptor:
         mutex_lock(&self.guard)
         cdef bint is_open = self.fd >= 0 and not self.closing
         if is_open:
+            o.descriptor = self.identity
+            self.used_by |= <uint64_t>1 << waiter.home.index
             o.waiter = <void *>waiter
             o.fd_prev = NULL
             o.fd_next = self.in_flight
@@ -2248,8 +2265,22 @@ cdef class Descriptor:
             return -1
         if waits:
             self._end_all(current_scheduler(), fd)
+        if self.used_by:
+            self._forget(fd)
         self.fd = -1
         return fd
+
+    cdef int _forget(self, int fd) except -1:
+        """Let the engines know that the number will be another file's."""
+        cdef Scheduler here = scheduler_or_none()
+        cdef Scheduler s
+        self.identity = fe_next_descriptor()
+        if here is not None and not here.dead:
+            for s in here.crew.schedulers:
+                if self.used_by >> s.index & 1:
+                    s.forget(fd, s is here)
+        self.used_by = 0
+        return 0
 
     cdef int _end_all(self, Scheduler s, int fd) except -1:
         cdef Scheduler other

@@ -58,7 +58,8 @@ static inline struct op *slots_take(struct slots *s, uint8_t kind, int32_t fd) {
     o->off = 0;
     o->result = 0;
     o->result_flags = 0;
-    o->next = NULL;
+    o->descriptor = 0;
+    o->next = o->prev = NULL;
     o->waiter = o->payload = NULL;
     return o;
 }

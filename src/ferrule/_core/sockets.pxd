@@ -15,6 +15,7 @@ cdef class SocketCore(Descriptor):
     cdef int64_t timeout_ns      # -1: none; 0: never wait
     cdef bint is_stream          # no message boundaries, which a short buffer would cut
     cdef public bint _tries_accept   # a listener that is O_NONBLOCK
+    cdef uint32_t recv_traits    # of provided receives, beside OP_PROVIDED_BUFFER
     cdef bint large_reads        # the last read filled its buffer
     cdef bint sending            # one send in flight, or the order of bytes is lost
     cdef list send_queue         # of tasks, and of receivers that send without a fiber

@@ -22,8 +22,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ferrule._core.operation cimport (
-    OP_ACCEPT, OP_CONNECT, OP_CONNECTING, OP_MAY_BLOCK, OP_POLL, OP_PROVIDED_BUFFER, OP_RECV,
-    OP_RECVMSG, OP_SEND, OP_SENDFILE, OP_SENDMSG, op_try_accept, op_try_read, op_try_recv,
+    OP_ACCEPT, OP_CONNECT, OP_CONNECTING, OP_DRAINS, OP_MAY_BLOCK, OP_POLL, OP_PROVIDED_BUFFER,
+    OP_RECV, OP_RECVMSG, OP_SEND, OP_SENDFILE, OP_SENDMSG, op_try_accept, op_try_read, op_try_recv,
     op_try_send, sockaddr_storage,
 )
 from ferrule._core.scheduler cimport (
@@ -62,6 +62,7 @@ cdef extern from "<arpa/inet.h>" nogil:
     uint32_t ntohl(uint32_t n)
 
 cdef extern from "<netinet/in.h>" nogil:
+    int IPPROTO_TCP
     struct in_addr:
         uint32_t s_addr
     struct in6_addr:
@@ -76,11 +77,9 @@ cdef extern from "<netinet/in.h>" nogil:
         uint32_t sin6_scope_id
 
 cdef enum:
-    PROVIDED_SIZE = 4096         # what one provided buffer holds
     SMALL_READ = 8 * 1024        # below it a socket leaves the scratch buffer again
     SENDFILE_MAX = 4 * 1024 * 1024   # so that a cancellation is seen in between
     COPIED_FILE = 64 * 1024      # copying this much costs less than the way to a worker thread
-    DIRECT_SENDS = 128             # with more in flight than this, sends are queued
 
 cdef class SendTurn(Waitable):
     cdef int abort_wait(self, Task task) except -1:
@@ -115,6 +114,8 @@ cdef class SocketCore(Descriptor):
         self._sock = sock
         self.fd = sock.fileno()
         self.is_stream = sock.type == SOCK_STREAM
+        if self.is_stream and sock.family in (AF_INET, AF_INET6) and sock.proto in (0, IPPROTO_TCP):
+            self.recv_traits = OP_DRAINS  # of TCP alone: others end a read at a message's edge
         self._set_timeout(timeout)
 
     def _set_timeout(self, timeout):
@@ -187,13 +188,13 @@ cdef class SocketCore(Descriptor):
                 or not s.backend.provides_buffers):
             return self._recv_scratch(s, bufsize, flags)
         slot = s.take_slot(OP_RECV, self.fd)
-        slot.o.traits = OP_PROVIDED_BUFFER
-        slot.o.len = min(bufsize, PROVIDED_SIZE)
+        slot.o.traits = OP_PROVIDED_BUFFER | self.recv_traits
+        slot.o.len = min(bufsize, s.backend.buffer_size)
         try:
             result = self.perform(s, slot, self._deadline())
             if slot.o.payload != NULL:
                 data = <object><PyObject *>slot.o.payload
-                if result == PROVIDED_SIZE:
+                if result == s.backend.buffer_size:
                     self.large_reads = True
                 return data
         finally:
@@ -444,7 +445,7 @@ cdef class SocketCore(Descriptor):
         cdef int64_t result = -EAGAIN
         cdef uint64_t length = slot.o.len
         cdef bint waits = self.timeout_ns != 0 and not slot.o.flags & MSG_DONTWAIT
-        if s.backend.in_flight <= DIRECT_SENDS or not waits:
+        if s.backend.in_flight <= s.backend.direct_sends or not waits:
             result = s.inject(OP_SEND, &length) if s.faults is not None else 0
             if result == 0:
                 result = op_try_send(self.fd, slot.o.addr, length, slot.o.flags)

@@ -1,0 +1,3 @@
+from ferrule._core.backend_workers import WorkerBackend
+
+class ReadinessBackend(WorkerBackend): ...
