@@ -14,7 +14,7 @@ Worker threads carry them out, by plain system calls or by a ring of their own, 
 measured to be faster; see docs/ioqueue.md.  In a fiber a wait parks only the fiber.
 """
 
-from ferrule._core.io_queue import IOQueue, QueueFull, Request
+from ferrule._core.io_queue import Entry, IOQueue, OpenDirectory, QueueFull, Request, Results
 from ferrule._core.stat_result import StatResult
 
-__all__ = ["IOQueue", "QueueFull", "Request", "StatResult"]
+__all__ = ["Entry", "IOQueue", "OpenDirectory", "QueueFull", "Request", "Results", "StatResult"]

@@ -1,7 +1,9 @@
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from os import PathLike
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias, final
+from typing import Any, NamedTuple, Protocol, TypeAlias, final
+
+from typing_extensions import Buffer
 
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
@@ -10,6 +12,41 @@ _Path: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
 _Fd: TypeAlias = int | _HasFileno
 
 class QueueFull(BlockingIOError): ...
+
+class Entry(NamedTuple):
+    name: Any
+    inode: int
+    type: int
+
+@final
+class OpenDirectory:
+    name: Any
+    entries: list[Entry]
+    complete: bool
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> OpenDirectory: ...
+    def __exit__(
+        self, *exc: type[BaseException] | BaseException | TracebackType | None
+    ) -> None: ...
+    def __del__(self) -> None: ...
+
+@final
+class Client: ...
+
+@final
+class Bulk: ...
+
+@final
+class Results:
+    def __iter__(self) -> Results: ...
+    def __next__(self) -> tuple[Any, Any]: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Results: ...
+    def __exit__(
+        self, *exc: type[BaseException] | BaseException | TracebackType | None
+    ) -> None: ...
+    def __del__(self) -> None: ...
 
 @final
 class Request:
@@ -68,7 +105,12 @@ class IOQueue:
         dir_fd: _Fd | None = None,
         user_data: object = None,
     ) -> Request: ...
+    def opendir(
+        self, path: _Path = ".", *, dir_fd: _Fd | None = None, user_data: object = None
+    ) -> Request: ...
+    def readdir(self, directory: OpenDirectory, *, user_data: object = None) -> Request: ...
     def close_fd(self, fd: _Fd, *, user_data: object = None) -> Request: ...
+    def closedir(self, directory: OpenDirectory, *, user_data: object = None) -> Request: ...
     def stat(
         self,
         path: _Path | int,
@@ -78,6 +120,149 @@ class IOQueue:
         mask: int = ...,
         user_data: object = None,
     ) -> Request: ...
+    def read_file(
+        self,
+        path: _Path,
+        *,
+        dir_fd: _Fd | None = None,
+        max_bytes: int | None = None,
+        user_data: object = None,
+    ) -> Request: ...
+    def write_file(
+        self,
+        path: _Path,
+        data: Buffer,
+        *,
+        flags: int = ...,
+        mode: int = 0o666,
+        dir_fd: _Fd | None = None,
+        user_data: object = None,
+    ) -> Request: ...
+    def read(
+        self, fd: _Fd, length: int, offset: int | None = None, *, user_data: object = None
+    ) -> Request: ...
+    def write(
+        self, fd: _Fd, data: Buffer, offset: int | None = None, *, user_data: object = None
+    ) -> Request: ...
+    def unlink(
+        self, path: _Path, *, dir_fd: _Fd | None = None, user_data: object = None
+    ) -> Request: ...
+    def mkdir(
+        self,
+        path: _Path,
+        mode: int = 0o777,
+        *,
+        dir_fd: _Fd | None = None,
+        user_data: object = None,
+    ) -> Request: ...
+    def rmdir(
+        self, path: _Path, *, dir_fd: _Fd | None = None, user_data: object = None
+    ) -> Request: ...
+    def rename(
+        self,
+        src: _Path,
+        dst: _Path,
+        *,
+        src_dir_fd: _Fd | None = None,
+        dst_dir_fd: _Fd | None = None,
+        user_data: object = None,
+    ) -> Request: ...
+    def link(
+        self,
+        src: _Path,
+        dst: _Path,
+        *,
+        src_dir_fd: _Fd | None = None,
+        dst_dir_fd: _Fd | None = None,
+        follow_symlinks: bool = True,
+        user_data: object = None,
+    ) -> Request: ...
+    def symlink(
+        self, src: _Path, dst: _Path, *, dir_fd: _Fd | None = None, user_data: object = None
+    ) -> Request: ...
+    def readlink(
+        self, path: _Path, *, dir_fd: _Fd | None = None, user_data: object = None
+    ) -> Request: ...
+    def fsync(
+        self, fd: _Fd, *, data_only: bool = False, user_data: object = None
+    ) -> Request: ...
+    def fadvise(
+        self, fd: _Fd, offset: int, length: int, advice: int, *, user_data: object = None
+    ) -> Request: ...
+    def getxattr(
+        self,
+        path: _Path | int,
+        attribute: str | bytes,
+        *,
+        follow_symlinks: bool = True,
+        user_data: object = None,
+    ) -> Request: ...
+    def setxattr(
+        self,
+        path: _Path | int,
+        attribute: str | bytes,
+        value: Buffer,
+        flags: int = 0,
+        *,
+        follow_symlinks: bool = True,
+        user_data: object = None,
+    ) -> Request: ...
+    def listxattr(
+        self,
+        path: _Path | int = ".",
+        *,
+        follow_symlinks: bool = True,
+        user_data: object = None,
+    ) -> Request: ...
+    def removexattr(
+        self,
+        path: _Path | int,
+        attribute: str | bytes,
+        *,
+        follow_symlinks: bool = True,
+        user_data: object = None,
+    ) -> Request: ...
+    def stat_many(
+        self,
+        paths: Iterable[_Path | int],
+        *,
+        dir_fd: _Fd | None = None,
+        follow_symlinks: bool = True,
+        mask: int = ...,
+        return_errors: bool = False,
+    ) -> list[Any]: ...
+    def read_files(
+        self,
+        paths: Iterable[_Path],
+        *,
+        dir_fd: _Fd | None = None,
+        max_bytes: int | None = None,
+        return_errors: bool = False,
+    ) -> list[Any]: ...
+    def iter_files(
+        self,
+        paths: Iterable[_Path],
+        *,
+        dir_fd: _Fd | None = None,
+        max_bytes: int | None = None,
+        return_errors: bool = False,
+    ) -> Results: ...
+    def write_files(
+        self,
+        files: Iterable[tuple[_Path, Buffer]],
+        *,
+        flags: int = ...,
+        mode: int = 0o666,
+        dir_fd: _Fd | None = None,
+        return_errors: bool = False,
+    ) -> list[Any]: ...
+    def unlink_many(
+        self,
+        paths: Iterable[_Path],
+        *,
+        dir_fd: _Fd | None = None,
+        return_errors: bool = False,
+    ) -> list[Any]: ...
     def flush(self) -> None: ...
     def pop(self, block: bool = True, timeout: float | None = None) -> Request | None: ...
     def pop_many(

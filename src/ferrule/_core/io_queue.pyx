@@ -8,34 +8,36 @@ Whoever waits does so on the client's eventfd, by poll: a fiber as an operation 
 thread with the GIL released.  Workers never touch a Python object and never take the GIL.
 """
 cimport cython
-from cpython.buffer cimport PyBuffer_Release
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcpy, memset
+from libc.string cimport memchr, memcpy, memset, strlen
 
 from ferrule._core.operation cimport (
-    OP_CLOSE, OP_FADVISE, OP_FSYNC, OP_KINDS, OP_LINKAT, OP_MKDIRAT, OP_NOP, OP_OPENAT, OP_POLL,
-    OP_READ, OP_RENAMEAT, OP_STATX, OP_SYMLINKAT, OP_TIMEOUT, OP_UNLINKAT, OP_WRITE, op, op_rows,
+    OP_CLOSE, OP_FADVISE, OP_FSYNC, OP_GETDENTS, OP_GETXATTR, OP_KINDS, OP_LINKAT, OP_LISTXATTR,
+    OP_MKDIRAT, OP_NOP, OP_OPENAT, OP_POLL, OP_READ, OP_READLINKAT, OP_REMOVEXATTR, OP_RENAMEAT,
+    OP_SETXATTR, OP_STATX, OP_SYMLINKAT, OP_TIMEOUT, OP_UNLINKAT, OP_WRITE, URING_FSYNC_DATASYNC,
+    op, op_rows,
 )
 from ferrule._core.scheduler cimport (
-    Scheduler, Slot, deadline_after, monotonic_ns, mutex, raise_error, scheduler_or_none,
+    Scheduler, Slot, deadline_after, monotonic_ns, raise_error, scheduler_or_none,
 )
 from ferrule._core.stat_result cimport new_stat_result, statx_buf
 
 import atexit
 import errno as _errno
 import os
+import typing
 import warnings
 import weakref
 
 include "io_queue_abi.pxi"
 include "io_queue_fill.pxi"
 include "io_queue_values.pxi"
-include "io_queue_bulk.pxi"
 
 
 class QueueFull(BlockingIOError):
@@ -101,8 +103,7 @@ cdef class IOQueue:
     """Many file-system requests in flight at once; see `ferrule.ioqueue`."""
     cdef io_queue q
     cdef Client main
-    cdef list clients, spare, orphans     # of the bulk methods
-    cdef mutex guard                      # of those lists
+    cdef list clients, spare, orphans     # of the bulk methods: all, free ones, broken off
     cdef bint is_running, closed_, dead
     cdef object __weakref__
     cdef readonly uint32_t depth, threads
@@ -224,7 +225,7 @@ cdef class IOQueue:
 
     # ---- submitting ----
 
-    cdef io_request *_request(self, Request request, size_t space=0) except NULL:
+    cdef io_request *_request(self, size_t space=0) except NULL:
         self._check_open()
         return self.main.request(space)
 
@@ -236,25 +237,42 @@ cdef class IOQueue:
     def nop(self, *, user_data=None):
         """Do nothing.  Its value is None."""
         cdef Request request = new_request(NOP, None, user_data)
-        cdef io_request *r = self._request(request)
+        cdef io_request *r = self._request()
         begin(r, IO_ATTEMPT, OP_NOP)
         return self._submit(r, request)
 
     def open(self, path, int flags=O_RDONLY, mode_t mode=0o777, *, dir_fd=None, user_data=None):
         """Open a file, as os.open.  Its value is the descriptor, which is the caller's to close."""
-        cdef Request request = new_request(OPEN, path, user_data)
-        cdef int directory = number_of(dir_fd, request)
-        encoded = encode(path)
-        cdef io_request *r = self._request(request, room_for(encoded))
-        fill_open(r, encoded, directory, flags, mode)
+        return self._submit_path(OPEN, path, dir_fd, flags, mode, user_data)
+
+    def opendir(self, path=".", *, dir_fd=None, user_data=None):
+        """Open a directory and read its first entries.  Its value is an `OpenDirectory`."""
+        return self._submit_path(OPENDIR, path, dir_fd, 0, 0, user_data)
+
+    def readdir(self, OpenDirectory directory not None, *, user_data=None):
+        """Read the next entries.  Its value is a list of `Entry`; empty at the end."""
+        cdef Request request = new_request(READDIR, directory.name, user_data)
+        cdef int fd = directory.fileno()
+        cdef io_request *r = self._request(DIRECTORY_BLOCK)
+        request.keep = directory
+        fill_readdir(r, fd)
         return self._submit(r, request)
 
     def close_fd(self, fd, *, user_data=None):
         """Close a descriptor.  Carried out also when the queue is cancelled.  Its value is None."""
         cdef Request request = new_request(CLOSE, None, user_data)
         cdef int number = fd_of(fd)
-        cdef io_request *r = self._request(request)
+        cdef io_request *r = self._request()
         begin(r, IO_ATTEMPT, OP_CLOSE).fd = number
+        return self._submit(r, request)
+
+    def closedir(self, OpenDirectory directory not None, *, user_data=None):
+        """Close a directory, as `close_fd`."""
+        cdef Request request = new_request(CLOSEDIR, directory.name, user_data)
+        cdef int number = directory.fileno()
+        cdef io_request *r = self._request()
+        begin(r, IO_ATTEMPT, OP_CLOSE).fd = number
+        directory.fd = -1
         return self._submit(r, request)
 
     def stat(self, path, *, dir_fd=None, bint follow_symlinks=True, uint32_t mask=BASIC_STATS,
@@ -264,11 +282,168 @@ cdef class IOQueue:
         ``mask`` says which fields are wanted (STATX_* bits); the value's ``stx_mask`` says which
         there are.
         """
-        cdef Request request = new_request(STAT, path, user_data)
+        return self._submit_path(STAT, path, dir_fd, follow_symlinks, mask, user_data)
+
+    def read_file(self, path, *, dir_fd=None, max_bytes=None, user_data=None):
+        """Open a file, read it to its end, and close it.  Its value is bytes.
+
+        OSError with EFBIG if there are more than ``max_bytes``.  A FIFO is not waited for.
+        """
+        cdef uint64_t limit = limit_of(max_bytes)
+        return self._submit_path(READ_FILE, path, dir_fd, 0, limit, user_data)
+
+    def write_file(self, path, data, *, int flags=O_CREAT | O_TRUNC, mode_t mode=0o666,
+                   dir_fd=None, user_data=None):
+        """Open a file, write all of ``data``, and close it.  Its value is how many bytes.
+
+        The buffer cannot be resized until the request is answered.  ``flags`` are those of os.open
+        beside O_WRONLY.  A FIFO is not waited for: ENXIO if nobody reads.
+        """
+        cdef Request request = new_request(WRITE_FILE, path, user_data)
         cdef int directory = number_of(dir_fd, request)
-        encoded = encode_path_or_fd(path, &directory)
-        cdef io_request *r = self._request(request, room_for(encoded))
-        fill_stat(r, encoded, directory, follow_symlinks, mask)
+        encoded = encode(path)
+        lend(request, data)
+        cdef io_request *r = self._request(room_for(encoded))
+        fill_write_file(r, encoded, directory, flags, mode)
+        r.source = <const char *>request.view.buf
+        r.limit = request.view.len
+        return self._submit(r, request)
+
+    def read(self, fd, Py_ssize_t length, offset=None, *, user_data=None):
+        """Read up to ``length`` bytes at ``offset``, or where the file is.  Its value is bytes.
+
+        At an offset fewer only at the end of the file; without one, as os.read.
+        """
+        cdef Request request = new_request(READ, None, user_data)
+        cdef int number = fd_of(fd)
+        cdef int64_t at = offset_of(offset)
+        cdef io_request *r
+        if length < 0:
+            raise ValueError("length must not be negative")
+        request.keep = PyBytes_FromStringAndSize(NULL, length)
+        r = self._request()
+        fill_transfer(r, OP_READ, number, PyBytes_AS_STRING(request.keep), length, at)
+        return self._submit(r, request)
+
+    def write(self, fd, data, offset=None, *, user_data=None):
+        """Write all of ``data`` at ``offset``, or where the file is.  Its value is how many bytes.
+
+        Without an offset it may be fewer, as os.write.  The buffer cannot be resized until the
+        request is answered.
+        """
+        cdef Request request = new_request(WRITE, None, user_data)
+        cdef int number = fd_of(fd)
+        cdef int64_t at = offset_of(offset)
+        cdef io_request *r
+        lend(request, data)
+        r = self._request()
+        fill_transfer(r, OP_WRITE, number, request.view.buf, request.view.len, at)
+        return self._submit(r, request)
+
+    def unlink(self, path, *, dir_fd=None, user_data=None):
+        """Remove a file, as os.unlink.  Its value is None."""
+        return self._submit_path(UNLINK, path, dir_fd, 0, 0, user_data)
+
+    def mkdir(self, path, mode_t mode=0o777, *, dir_fd=None, user_data=None):
+        """Make a directory, as os.mkdir.  Its value is None."""
+        return self._submit_path(MKDIR, path, dir_fd, 0, mode, user_data)
+
+    def rmdir(self, path, *, dir_fd=None, user_data=None):
+        """Remove an empty directory, as os.rmdir.  Its value is None."""
+        return self._submit_path(RMDIR, path, dir_fd, 0, 0, user_data)
+
+    def rename(self, src, dst, *, src_dir_fd=None, dst_dir_fd=None, user_data=None):
+        """Rename, replacing what is there, as os.rename.  Its value is None."""
+        return self._submit_paths(RENAME, src, src_dir_fd, dst, dst_dir_fd, 0, user_data)
+
+    def link(self, src, dst, *, src_dir_fd=None, dst_dir_fd=None, bint follow_symlinks=True,
+             user_data=None):
+        """Make another name for a file, as os.link.  Its value is None."""
+        return self._submit_paths(LINK, src, src_dir_fd, dst, dst_dir_fd,
+                                  AT_SYMLINK_FOLLOW if follow_symlinks else 0, user_data)
+
+    def symlink(self, src, dst, *, dir_fd=None, user_data=None):
+        """Make a symbolic link ``dst`` to ``src``, as os.symlink.  Its value is None."""
+        return self._submit_paths(SYMLINK, src, None, dst, dir_fd, 0, user_data)
+
+    def readlink(self, path, *, dir_fd=None, user_data=None):
+        """Ask where a symbolic link leads.  Its value is a str, or bytes if ``path`` is."""
+        return self._submit_path(READLINK, path, dir_fd, 0, 0, user_data)
+
+    def fsync(self, fd, *, bint data_only=False, user_data=None):
+        """Wait until a file is on the disk; ``data_only`` is fdatasync.  Its value is None."""
+        cdef Request request = new_request(FSYNC, None, user_data)
+        cdef int number = fd_of(fd)
+        cdef io_request *r = self._request()
+        cdef op *o = begin(r, IO_ATTEMPT, OP_FSYNC)
+        o.fd = number
+        o.flags = URING_FSYNC_DATASYNC if data_only else 0
+        return self._submit(r, request)
+
+    def fadvise(self, fd, int64_t offset, uint64_t length, int advice, *, user_data=None):
+        """Announce how a file will be read, as os.posix_fadvise.  Its value is None."""
+        cdef Request request = new_request(FADVISE, None, user_data)
+        cdef int number = fd_of(fd)
+        cdef io_request *r = self._request()
+        cdef op *o = begin(r, IO_ATTEMPT, OP_FADVISE)
+        o.fd = number
+        o.off = offset
+        o.len = length
+        o.flags = advice
+        return self._submit(r, request)
+
+    def getxattr(self, path, attribute, *, bint follow_symlinks=True, user_data=None):
+        """Ask for an extended attribute, as os.getxattr; ``path`` may be a descriptor.  Bytes."""
+        return self._submit_xattr(GETXATTR, path, attribute, None, follow_symlinks, 0, user_data)
+
+    def setxattr(self, path, attribute, value, int flags=0, *, bint follow_symlinks=True,
+                 user_data=None):
+        """Set an extended attribute, as os.setxattr.  Its value is None."""
+        return self._submit_xattr(SETXATTR, path, attribute, value, follow_symlinks, flags,
+                                  user_data)
+
+    def listxattr(self, path=".", *, bint follow_symlinks=True, user_data=None):
+        """Ask for the names of the extended attributes.  Its value is a list of str."""
+        return self._submit_xattr(LISTXATTR, path, "", None, follow_symlinks, 0, user_data)
+
+    def removexattr(self, path, attribute, *, bint follow_symlinks=True, user_data=None):
+        """Remove an extended attribute, as os.removexattr.  Its value is None."""
+        return self._submit_xattr(REMOVEXATTR, path, attribute, None, follow_symlinks, 0,
+                                  user_data)
+
+    cdef Request _submit_path(self, What what, path, dir_fd, uint32_t flags, uint64_t mode,
+                              user_data):
+        cdef Request request = new_request(what, path, user_data)
+        cdef int directory = number_of(dir_fd, request)
+        encoded = encode_path_or_fd(path, &directory) if what == STAT else encode(path)
+        cdef io_request *r = self._request(room_for_path(what, encoded))
+        fill_path(r, what, encoded, directory, flags, mode)
+        return self._submit(r, request)
+
+    cdef Request _submit_paths(self, What what, src, src_dir_fd, dst, dst_dir_fd, uint32_t flags,
+                               user_data):
+        cdef Request request = new_request(what, src, user_data)
+        cdef int from_fd = number_of(src_dir_fd, request)
+        cdef int to_fd = number_of(dst_dir_fd, request)
+        request.path2 = dst
+        request.keep = (src_dir_fd, dst_dir_fd)
+        first, second = encode(src), encode(dst)
+        cdef io_request *r = self._request(room_for(first) + room_for(second))
+        fill_paths(r, what, first, from_fd, second, to_fd, flags)
+        return self._submit(r, request)
+
+    cdef Request _submit_xattr(self, What what, path, attribute, value, bint follow_symlinks,
+                               int flags, user_data):
+        cdef Request request = new_request(what, path, user_data)
+        cdef int fd = AT_FDCWD
+        first, second = encode_path_or_fd(path, &fd), encode(attribute)
+        if value is not None:
+            lend(request, value)
+        cdef io_request *r = self._request(room_for(first) + room_for(second) + XATTR_SPACE)
+        fill_xattr(r, what, first, fd, second, follow_symlinks, flags)
+        if value is not None:
+            r.op.iov.iov_base = request.view.buf
+            r.op.iov.iov_len = request.view.len
         return self._submit(r, request)
 
     def flush(self):
@@ -278,6 +453,90 @@ cdef class IOQueue:
         """
         self._check_open()
         io_client_flush(&self.main.c)
+
+    # ---- many at once ----
+
+    def stat_many(self, paths, *, dir_fd=None, bint follow_symlinks=True,
+                  uint32_t mask=BASIC_STATS, bint return_errors=False):
+        """Return the StatResults of many paths or descriptors, in their order.
+
+        The first failure ends the call and is raised, once what had begun is over; with
+        ``return_errors`` it stands in its place in the list.  Answers to other requests are left
+        alone.  Parks only the fiber, or releases the GIL.  A switch and cancellation point.
+        """
+        return self._run_many(STAT, paths, dir_fd, follow_symlinks, mask, return_errors)
+
+    def read_files(self, paths, *, dir_fd=None, max_bytes=None, bint return_errors=False):
+        """Return the contents of many files, in the paths' order.  Else as `stat_many`."""
+        return self._run_many(READ_FILE, paths, dir_fd, 0, limit_of(max_bytes), return_errors)
+
+    def iter_files(self, paths, *, dir_fd=None, max_bytes=None, bint return_errors=False):
+        """Return an iterator over (path, contents), in the order in which they come.
+
+        Holds no more than a few hundred files at a time.  The first failure is raised when all that
+        had begun is over; with ``return_errors`` it stands in the place of the contents.  Parks
+        only the fiber, or releases the GIL.  Each step may be a switch and cancellation point.
+        """
+        return results_of(self._bulk(READ_FILE, paths, dir_fd, 0, limit_of(max_bytes),
+                                     return_errors))
+
+    def write_files(self, files, *, int flags=O_CREAT | O_TRUNC, mode_t mode=0o666, dir_fd=None,
+                    bint return_errors=False):
+        """Write many files, given as (path, data); return their sizes.  Else as `stat_many`."""
+        return self._run_many(WRITE_FILE, files, dir_fd, flags, mode, return_errors)
+
+    def unlink_many(self, paths, *, dir_fd=None, bint return_errors=False):
+        """Remove many files; return a list of None.  Else as `stat_many`."""
+        return self._run_many(UNLINK, paths, dir_fd, 0, 0, return_errors)
+
+    cdef list _run_many(self, What what, items, dir_fd, uint32_t flags, uint64_t mode,
+                        bint return_errors):
+        return self._bulk(what, items, dir_fd, flags, mode, return_errors).run()
+
+    cdef Bulk _bulk(self, What what, items, dir_fd, uint32_t flags, uint64_t mode,
+                    bint return_errors):
+        cdef Bulk bulk = Bulk.__new__(Bulk)
+        self._check_open()
+        check_cancelled()
+        bulk.queue = self
+        bulk.what = what
+        bulk.items = items if type(items) in (list, tuple) else list(items)
+        bulk.directory = number_of(dir_fd, None)
+        bulk.flags = flags
+        bulk.mode = mode
+        bulk.return_errors = return_errors
+        return bulk
+
+    cdef Client _take_client(self):
+        cdef Client client
+        self._reap_orphans()
+        if self.spare:
+            try:
+                return self.spare.pop()
+            except IndexError:
+                pass  # another thread was faster
+        client = Client.__new__(Client)
+        client.open(&self.q, BULK_WINDOW)
+        self.clients.append(client)
+        return client
+
+    cdef int _reap_orphans(self) except -1:
+        """The clients of calls that were broken off, once all is answered."""
+        cdef Client client
+        cdef list busy = []
+        while self.orphans:
+            try:
+                client = self.orphans.pop()
+            except IndexError:
+                break
+            self._discard_answers(client)
+            if client.in_flight():
+                busy.append(client)
+            else:
+                client.c.cancelled = False
+                self.spare.append(client)
+        self.orphans += busy
+        return 0
 
     # ---- answers ----
 
@@ -346,15 +605,21 @@ cdef class IOQueue:
         while len(found) < most:
             n = io_client_pop(&client.c, out, <uint32_t>min(most - len(found), POPPED_AT_ONCE))
             for i in range(n):
-                found.append(self._finish(client, out[i]))
+                try:
+                    found.append(self._finish(client, out[i]))
+                except BaseException:
+                    put_back(client, out + i, n - i)
+                    if found:
+                        return found
+                    raise
             if n == 0:
                 break
         return found
 
     cdef Request _finish(self, Client client, io_request *r):
         cdef Request request = client.held[r.op.index]
-        client.held[r.op.index] = None
         finish(request, r)
+        client.held[r.op.index] = None
         io_client_free(&client.c, r)
         return request
 
@@ -417,13 +682,17 @@ cdef class IOQueue:
         return 0
 
     cdef int _discard(self) except -1:
-        cdef io_request *r
         cdef Client client
         for client in [self.main, *self.clients]:
-            while io_client_pop(&client.c, &r, 1):
-                io_request_discard(r)
-                self._drop(client, r)
+            self._discard_answers(client)
             io_client_retire(&client.c)
+        return 0
+
+    cdef int _discard_answers(self, Client client) except -1:
+        cdef io_request *r
+        while io_client_pop(&client.c, &r, 1):
+            io_request_discard(r)
+            self._drop(client, r)
         return 0
 
     cdef int _drop(self, Client client, io_request *r) except -1:
@@ -479,6 +748,9 @@ def _after_fork_in_child():
         queue._abandon()
 
 
+include "io_queue_bulk.pxi"
+
+
 def _close_all():
     for queue in list(open_queues):
         queue.close()
@@ -488,4 +760,6 @@ cdef object open_queues = weakref.WeakSet()
 atexit.register(_close_all)
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
-forbid_making(<PyTypeObject *>Request)
+for made_here in (Request, OpenDirectory, Client, Bulk, Results):
+    forbid_making(<PyTypeObject *>made_here)
+del made_here

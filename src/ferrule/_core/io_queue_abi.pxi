@@ -24,6 +24,9 @@ cdef extern from "<poll.h>" nogil:
     int posix_poll "poll"(pollfd *fds, unsigned long n, int timeout)
     int POLLIN
 
+cdef extern from "<string.h>" nogil:
+    int strcmp(const char *a, const char *b)
+
 cdef extern from "<sys/stat.h>" nogil:
     ctypedef unsigned int mode_t
     uint32_t BASIC_STATS "STATX_BASIC_STATS"

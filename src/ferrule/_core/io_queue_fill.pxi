@@ -131,12 +131,77 @@ cdef inline op *begin(io_request *r, io_kind kind, int op_kind) noexcept:
     return op_begin(r.op, op_kind)
 
 
-cdef void fill_open(io_request *r, encoded, int directory, int flags, mode_t mode) noexcept:
-    cdef op *o = begin(r, IO_ATTEMPT, OP_OPENAT)
+cdef enum:
+    DIRECTORY_BLOCK = 32 << 10
+    LINK_SPACE = 4096           # PATH_MAX: no link is longer
+    XATTR_SPACE = 64 << 10      # XATTR_SIZE_MAX
+
+
+cdef int lend(Request request, data) except -1:
+    """The request holds the buffer until it is answered."""
+    PyObject_GetBuffer(data, &request.view, PyBUF_SIMPLE)
+    request.has_view = True
+    return 0
+
+
+cdef int64_t offset_of(offset) except -2:
+    if offset is None:
+        return -1
+    cdef int64_t number = offset
+    if number < 0:
+        raise ValueError("offset must not be negative")
+    return number
+
+
+cdef uint64_t limit_of(max_bytes) except? 0:
+    if max_bytes is None:
+        return PY_SSIZE_T_MAX
+    if max_bytes < 0:
+        raise ValueError("max_bytes must not be negative")
+    return min(max_bytes, PY_SSIZE_T_MAX)
+
+
+cdef size_t room_for_path(What what, encoded) noexcept:
+    return room_for(encoded) + (LINK_SPACE if what == READLINK else 0)
+
+
+cdef void fill_path(io_request *r, What what, encoded, int directory, uint32_t flags,
+                    uint64_t mode) noexcept:
+    """Of requests with one path.  Of `flags` and `mode` each takes what it needs."""
+    if what == STAT:
+        fill_stat(r, encoded, directory, flags, <uint32_t>mode)
+        return
+    cdef op *o = begin(r, kind_of(what), OP_OPENAT)
     o.fd = directory
     o.addr = put(r, encoded)
-    o.flags = flags | O_CLOEXEC
-    o.mode = mode
+    o.flags = flags
+    o.mode = <uint32_t>mode
+    if what == OPEN:
+        o.flags |= O_CLOEXEC
+    elif what == OPENDIR:
+        o.flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC
+    elif what == READ_FILE:
+        # It may be a FIFO, which nobody writes to.
+        o.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY
+        o.mode = 0
+        r.limit = mode
+    elif what == READLINK:
+        o.kind = OP_READLINKAT
+        o.addr2 = r.space + room_for(encoded)
+        o.len = LINK_SPACE
+    elif what == MKDIR:
+        o.kind = OP_MKDIRAT
+    else:
+        o.kind = OP_UNLINKAT
+        o.flags = AT_REMOVEDIR if what == RMDIR else 0
+
+
+cdef io_kind kind_of(What what) noexcept:
+    if what == READ_FILE:
+        return IO_READ_FILE
+    if what == OPENDIR:
+        return IO_OPENDIR
+    return IO_ATTEMPT
 
 
 cdef void fill_stat(io_request *r, encoded, int directory, bint follow, uint32_t mask) noexcept:
@@ -150,3 +215,63 @@ cdef void fill_stat(io_request *r, encoded, int directory, bint follow, uint32_t
     if not follow:
         o.flags |= AT_SYMLINK_NOFOLLOW
     o.mode = mask
+
+
+cdef void fill_write_file(io_request *r, encoded, int directory, int flags, mode_t mode) noexcept:
+    cdef op *o = begin(r, IO_WRITE_FILE, OP_OPENAT)
+    o.fd = directory
+    o.addr = put(r, encoded)
+    o.flags = O_WRONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | flags
+    o.mode = mode
+
+
+cdef void fill_transfer(io_request *r, int kind, int fd, void *buf, size_t length,
+                        int64_t offset) noexcept:
+    cdef op *o = begin(r, IO_TRANSFER, kind)
+    o.fd = fd
+    o.addr = buf
+    o.len = length
+    o.off = offset
+
+
+cdef void fill_readdir(io_request *r, int fd) noexcept:
+    cdef op *o = begin(r, IO_ATTEMPT, OP_GETDENTS)
+    o.fd = fd
+    o.addr = r.space
+    o.len = DIRECTORY_BLOCK
+
+
+cdef void fill_paths(io_request *r, What what, first, int from_fd, second, int to_fd,
+                     uint32_t flags) noexcept:
+    cdef op *o = begin(r, IO_ATTEMPT, OP_RENAMEAT if what == RENAME else OP_LINKAT)
+    o.fd = from_fd
+    o.addr = put(r, first)
+    o.fd2 = to_fd
+    o.addr2 = put(r, second, room_for(first))
+    o.flags = flags
+    if what == SYMLINK:
+        o.kind = OP_SYMLINKAT
+        o.fd = to_fd
+
+
+cdef void fill_xattr(io_request *r, What what, path, int fd, attribute, bint follow,
+                     int flags) noexcept:
+    cdef op *o = begin(r, IO_ATTEMPT, xattr_row(what))
+    cdef size_t used = room_for(path) + room_for(attribute)
+    if fd != AT_FDCWD:
+        o.fd = fd
+    else:
+        o.addr = put(r, path)
+    o.addr2 = put(r, attribute, room_for(path))
+    o.iov.iov_base = r.space + used
+    o.iov.iov_len = XATTR_SPACE
+    o.mode = 0 if follow else AT_SYMLINK_NOFOLLOW
+    o.flags = flags
+
+
+cdef int xattr_row(What what) noexcept:
+    if what == GETXATTR:
+        return OP_GETXATTR
+    if what == SETXATTR:
+        return OP_SETXATTR
+    return OP_LISTXATTR if what == LISTXATTR else OP_REMOVEXATTR

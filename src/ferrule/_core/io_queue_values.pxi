@@ -74,10 +74,10 @@ cdef object error_of(int64_t code, path, path2=None):
 
 cdef int finish(Request request, io_request *r) except -1:
     """The answer is the request's from here on."""
-    request.code = r.result
-    release(request)
     if r.result >= 0:
-        request.found = value_of(<What>request.what, r)
+        request.found = value_of(<What>request.what, r, request.path, request.keep)
+    release(request)
+    request.code = r.result
     request.done = True
     return 0
 
@@ -98,12 +98,117 @@ cdef int release(Request request) except -1:
     return 0
 
 
-cdef object value_of(What what, io_request *r):
+cdef object value_of(What what, io_request *r, path, keep):
     if what == STAT:
         return new_stat_result(<const statx_buf *>r.op.out.statx)
-    if what == OPEN:
+    if what == READ_FILE:
+        return PyBytes_FromStringAndSize(r.space, r.result)
+    if what in (OPEN, WRITE_FILE, WRITE):
         return r.result
+    if what == READ:  # nobody else has seen it
+        return keep if r.result == PyBytes_GET_SIZE(keep) else (<bytes>keep)[:r.result]
+    if what == OPENDIR:
+        return open_directory(r, path)
+    if what == READDIR:
+        return entries_of(r.space, r.result, isinstance(path, bytes))
+    if what == READLINK:
+        return decoded(<char *>r.op.addr2, r.result, isinstance(path, bytes))
+    if what == GETXATTR:
+        return PyBytes_FromStringAndSize(<char *>r.op.iov.iov_base, r.result)
+    if what == LISTXATTR:
+        return names_of(<char *>r.op.iov.iov_base, r.result)
     return None
+
+
+cdef object decoded(const char *text, Py_ssize_t size, bint as_bytes):
+    if as_bytes:
+        return PyBytes_FromStringAndSize(text, size)
+    return PyUnicode_DecodeFSDefaultAndSize(text, size)
+
+
+cdef list names_of(const char *text, Py_ssize_t size):
+    """Each ends with a null byte."""
+    cdef Py_ssize_t at = 0, length
+    cdef list names = []
+    while at < size:
+        length = strlen(text + at)
+        names.append(decoded(text + at, length, False))
+        at += length + 1
+    return names
+
+
+# ---- directories ----
+
+class Entry(typing.NamedTuple):
+    """One entry of a directory, as the directory itself tells."""
+
+    #: Its name; bytes if the directory was opened by a path of bytes.
+    name: object
+    inode: int
+    #: The upper part of st_mode, as DT_*: 4 is a directory, 8 a file, 10 a link; 0 is unknown.
+    type: int
+
+
+cdef list entries_of(const char *block, Py_ssize_t size, bint as_bytes):
+    cdef Py_ssize_t at = 0
+    cdef linux_dirent64_head *entry
+    cdef list found = []
+    while at < size:
+        entry = <linux_dirent64_head *>(block + at)
+        at += entry.reclen
+        if strcmp(entry.name, b".") and strcmp(entry.name, b".."):
+            found.append(Entry(decoded(entry.name, strlen(entry.name), as_bytes), entry.ino,
+                               entry.type))
+    return found
+
+
+@cython.final
+cdef class OpenDirectory:
+    """A directory that is open, and its first entries.  Close it with `IOQueue.closedir`."""
+    cdef int fd
+    cdef readonly object name
+    cdef readonly list entries
+    cdef readonly bint complete
+
+    def fileno(self):
+        """Return its descriptor; ValueError once it is closed."""
+        if self.fd < 0:
+            raise ValueError("this directory is closed")
+        return self.fd
+
+    def close(self):
+        """Close it here and now.  Idempotent."""
+        cdef int fd = self.fd
+        self.fd = -1
+        if fd >= 0:
+            posix_close(fd)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def __del__(self):
+        if self.fd < 0:
+            return
+        try:
+            warnings.warn(f"unclosed directory {self!r}", ResourceWarning, source=self)
+        finally:
+            self.close()
+
+    def __repr__(self):
+        return f"<OpenDirectory {self.name!r}{'' if self.fd >= 0 else ', closed'}>"
+
+
+cdef OpenDirectory open_directory(io_request *r, path):
+    cdef OpenDirectory directory = OpenDirectory.__new__(OpenDirectory)
+    directory.fd = -1
+    directory.name = path
+    directory.entries = entries_of(r.space, r.done, isinstance(path, bytes))
+    directory.complete = r.at_end
+    directory.fd = <int>r.result  # the last step: until then it is the request's
+    return directory
 
 
 # ---- in a fiber or a thread ----
