@@ -72,6 +72,34 @@ def test_an_entry_knows_what_a_dir_entry_knows(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
+def test_stat_results_come_with_the_walk(
+    tree: Path, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = list(ferrule.walk(tree, stat=True, threads=threads))
+    wanted = [os.lstat(entry.path) for entry in entries]
+    monkeypatch.delattr(os, "lstat")  # none is asked for
+    for entry, lstat in zip(entries, wanted, strict=True):
+        stat = entry.stat(follow_symlinks=False)
+        assert stat == lstat
+        assert (stat.st_mtime_ns, stat.st_blocks, stat.st_rdev, stat.st_blksize) == (
+            lstat.st_mtime_ns, lstat.st_blocks, lstat.st_rdev, lstat.st_blksize
+        )
+
+
+def test_a_predicate_sees_what_the_filters_left(tree: Path) -> None:
+    asked: list[str] = []
+
+    def is_small(entry: Any) -> bool:
+        asked.append(entry.path)
+        return bool(entry.stat().st_size < 2)
+
+    found = [entry.path for entry in ferrule.walk(tree, types="f", predicate=is_small)]
+    assert sorted(asked) == [path for path in paths_below(tree) if os.path.isfile(path)
+                             and not os.path.islink(path)]
+    assert sorted(found) == [path for path in sorted(asked) if os.path.getsize(path) < 2]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
 def test_breadth_first_goes_down_level_by_level(tree: Path, threads: int) -> None:
     depths = [entry.depth for entry in ferrule.walk(tree, order="breadth-first", threads=threads)]
     assert depths == sorted(depths)

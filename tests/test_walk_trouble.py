@@ -142,6 +142,16 @@ def test_links_are_followed_never_at_the_top_or_always(tree: Path, tmp_path: Pat
     assert types["broken"] == ferrule.EntryType.LINK
 
 
+def test_a_link_that_leads_to_itself_is_an_error_where_links_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("link")
+    (tmp_path / "file").touch()
+    problem, entry = sorted(
+        ferrule.walk(tmp_path, symlinks="always", errors="yield"), key=lambda each: str(type(each))
+    )
+    assert (problem.errno, problem.stage) == (errno.ELOOP, "stat")
+    assert entry.name == "file"
+
+
 @THREADS
 @pytest.mark.parametrize("order", ["any", "breadth-first", "depth-first", "post-order"])
 def test_links_in_a_circle_are_errors(tree: Path, order: Any, threads: int) -> None:

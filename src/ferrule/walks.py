@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         hidden: bool
         symlinks: Literal["never", "roots", "always"]
         one_file_system: bool
-        stat: str | Iterable[str]
+        stat: bool | str | Iterable[str]
         threads: int | None
         max_open_directories: int | None
         timeout: float | None
@@ -67,6 +67,7 @@ IGNORE_LIMIT = 1 << 20  # bytes; that of a file, too
 def walk(
     top: AnyStr | os.PathLike[AnyStr] = ".",  # type: ignore[assignment]
     *,
+    predicate: Callable[[Any], object] | None = None,
     errors: OnError = "raise",
     **options: Unpack[WalkOptions],
 ) -> Walk[Any]:
@@ -92,7 +93,9 @@ def walk(
     ``symlinks``: those that are followed: "never", "roots" (``top`` itself), "always" (one that
     leads to a directory above it is an error with ELOOP).
     ``one_file_system``: mount points are given and not entered.
-    ``stat``: fields to ask of each entry in the same pass, for `walk_batches`.
+    ``predicate``: called with each entry that is left, which is given if the answer is true.
+    ``stat``: fields to ask of each entry in the same pass, by name, for the columns of batches;
+    True asks for all, and `Entry.stat` has them.
     ``errors``: "raise" ends the walk; "skip"; "yield" gives the OSErrors among the entries; a
     callable is called with each.  They have the ``filename``, the ``stage`` ("open", "read",
     "stat") and the ``depth``.
@@ -106,7 +109,7 @@ def walk(
     step of the iteration is a switch and cancellation point in a fiber; elsewhere it blocks.
     """
     on_error, gives_errors = _error_policy(errors)
-    return Walk(_engine(top, **options), on_error, gives_errors)
+    return Walk(_engine(top, **options), on_error, gives_errors, predicate)
 
 
 def walk_batches(
@@ -154,7 +157,7 @@ def _settings(
     hidden: bool = True,
     symlinks: str = "roots",
     one_file_system: bool = False,
-    stat: str | Iterable[str] = (),
+    stat: bool | str | Iterable[str] = (),
     threads: int | None = None,
     max_open_directories: int | None = None,
     timeout: float | None = None,
@@ -215,7 +218,9 @@ def _typed(types: str) -> list[tuple[Any, ...]]:
     return [("type", types)] if types else []
 
 
-def _fields(stat: str | Iterable[str]) -> tuple[str, ...]:
+def _fields(stat: bool | str | Iterable[str]) -> tuple[str, ...]:
+    if isinstance(stat, bool):
+        return STAT_FIELDS if stat else ()
     names = (stat,) if isinstance(stat, str) else tuple(stat)
     for name in names:
         if name not in STAT_FIELDS:

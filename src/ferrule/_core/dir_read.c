@@ -199,7 +199,7 @@ static int fetch_stat(struct entry_view *view, uint32_t mask) {
     struct statx out;
     mask |= v->worker->walk->stat_mask | STATX_TYPE;
     int err = statx_entry(v, v->follow, mask, &out);
-    if (v->follow && (err == -ENOENT || err == -ELOOP || err == -ENOTDIR)) {
+    if (v->follow && (err == -ENOENT || err == -ENOTDIR)) {
         v->follow = 0; /* a link to nowhere is itself */
         err = statx_entry(v, 0, mask, &out);
     }
@@ -224,13 +224,15 @@ static int resolve_type(struct visit *v) {
         v->follow = 0;
         return 0;
     }
-    v->stat_error = fetch_stat(&v->view, STATX_TYPE | STATX_INO);
-    if (v->stat_error) return 0;
-    v->view.type = IFTODT(v->view.stat->mode);
-    v->view.inode = v->view.stat->inode;
-    if (!v->follow || v->view.type != DT_DIR || !is_loop(v)) return 0;
-    worker_add_error(v->worker, v->worker->path, v->view.path_length, v->view.depth, ELOOP,
-                     STAGE_OPEN);
+    int stage = STAGE_STAT, err = fetch_stat(&v->view, STATX_TYPE | STATX_INO);
+    if (!err) {
+        v->view.type = IFTODT(v->view.stat->mode);
+        v->view.inode = v->view.stat->inode;
+        if (!v->follow || v->view.type != DT_DIR || !is_loop(v)) return 0;
+        stage = STAGE_OPEN;
+        err = ELOOP;
+    }
+    worker_add_error(v->worker, v->worker->path, v->view.path_length, v->view.depth, err, stage);
     return -1;
 }
 
@@ -366,12 +368,7 @@ static int visit_root(struct walk_worker *w, const char *root) {
                  .type = DT_UNKNOWN, .dir_fd = k->cwd, .at = w->path, .fetch_stat = fetch_stat,
                  .walk = w},
         .worker = w};
-    int lost = resolve_type(&v);
-    if (v.stat_error) {
-        worker_add_error(w, w->path, length, 0, v.stat_error, STAGE_STAT);
-        return 0;
-    }
-    if (lost < 0) return 0;
+    if (resolve_type(&v) < 0) return 0;
     if (v.view.type == DT_DIR || k->config.min_depth == 0) return visit(&v);
     worker_add_error(w, w->path, length, 0, ENOTDIR, STAGE_OPEN);
     return 0;

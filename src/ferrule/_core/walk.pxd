@@ -6,8 +6,8 @@ from ferrule._core.entry_filter cimport EntryFilter, entry_filter, entry_stat, t
 
 cdef extern from "walk_batch.h" nogil:
     enum:
-        FIELD_SIZE
-        FIELD_MTIME
+        FIELD_MODE, FIELD_NLINK, FIELD_UID, FIELD_GID, FIELD_BLKSIZE, FIELD_SIZE, FIELD_BLOCKS
+        FIELD_ATIME, FIELD_MTIME, FIELD_CTIME, FIELD_BTIME, FIELD_INO, FIELD_DEV, FIELD_RDEV
         WALK_FIELDS
 
     struct walk_field_row:
@@ -105,6 +105,7 @@ cdef class Engine:
     cdef walk *k
     cdef walk_config config
     cdef EntryFilter filter, exclude    # as long as workers may use them
+    cdef bint has_stat                  # the columns have what an os.stat_result has
     cdef bint is_text                   # paths are given as str
     cdef bint started
     cdef int in_use                     # atomic: somebody is waiting for the next batch
@@ -127,3 +128,5 @@ cdef class Batch:
     cdef object name_of(self, uint32_t i)
     cdef object text(self, const char *bytes, uint32_t length)
     cdef object error_at(self, uint32_t i)
+    # From the columns, where they have all of it; else None.
+    cdef object stat_at(self, uint32_t i)

@@ -136,6 +136,13 @@ class Iteration:
 
 @final
 class Walk(Iteration, Generic[_Given]):
+    def __init__(
+        self,
+        engine: Engine,
+        on_error: Callable[[OSError], object] | None = None,
+        gives_errors: bool = False,
+        predicate: Callable[[_Given], object] | None = None,
+    ) -> None: ...
     def __next__(self) -> _Given: ...
 
 @final

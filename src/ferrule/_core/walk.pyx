@@ -8,10 +8,11 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, ENOMEM, errno
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
+from ferrule._core.files cimport file_facts, stat_result
 from ferrule._core.fs_paths import lstat as lstat_in_fiber, stat as stat_in_fiber
 from ferrule._core.operation cimport OP_POLL
 from ferrule._core.scheduler cimport (
@@ -79,6 +80,7 @@ cdef dict ORDERS = {
 cdef dict LINKS = {"never": LINKS_NEVER, "roots": LINKS_ROOTS, "always": LINKS_ALWAYS}
 cdef dict FIELDS = {walk_field_rows[f].name.decode(): f for f in range(WALK_FIELDS)}
 STAT_FIELDS = tuple(FIELDS)
+cdef uint32_t WHOLE_STAT = (1u << WALK_FIELDS) - 1 - (1u << FIELD_BTIME)
 
 
 cdef class Engine:
@@ -106,6 +108,7 @@ cdef class Engine:
         c.max_depth = max_depth
         for name in stat:
             c.fields |= 1u << <int>FIELDS[name]
+        self.has_stat = c.fields & WHOLE_STAT == WHOLE_STAT
         self.filter = filter
         self.exclude = exclude
         if filter is not None:
@@ -439,6 +442,26 @@ cdef class Batch:
         error.depth = e.depth
         return error
 
+    cdef object stat_at(self, uint32_t i):
+        cdef file_facts facts
+        cdef int64_t billion = 1_000_000_000
+        cdef void **f = self.b.fields
+        cdef int64_t atime, mtime, ctime
+        if not self.engine.has_stat or (<int64_t *>f[FIELD_SIZE])[i] < 0:
+            return None
+        atime, mtime = (<int64_t *>f[FIELD_ATIME])[i], (<int64_t *>f[FIELD_MTIME])[i]
+        ctime = (<int64_t *>f[FIELD_CTIME])[i]
+        facts.mode, facts.nlink = (<uint32_t *>f[FIELD_MODE])[i], (<uint32_t *>f[FIELD_NLINK])[i]
+        facts.uid, facts.gid = (<uint32_t *>f[FIELD_UID])[i], (<uint32_t *>f[FIELD_GID])[i]
+        facts.ino, facts.dev = (<uint64_t *>f[FIELD_INO])[i], (<uint64_t *>f[FIELD_DEV])[i]
+        facts.rdev = (<uint64_t *>f[FIELD_RDEV])[i]
+        facts.size, facts.blocks = (<int64_t *>f[FIELD_SIZE])[i], (<int64_t *>f[FIELD_BLOCKS])[i]
+        facts.block_size = (<uint32_t *>f[FIELD_BLKSIZE])[i]
+        facts.atime, facts.atime_ns = atime // billion, <uint32_t>(atime % billion)
+        facts.mtime, facts.mtime_ns = mtime // billion, <uint32_t>(mtime % billion)
+        facts.ctime, facts.ctime_ns = ctime // billion, <uint32_t>(ctime % billion)
+        return stat_result(&facts)
+
 
 # ---- entries ----
 
@@ -502,10 +525,13 @@ cdef class Entry:
     def stat(self, *, bint follow_symlinks=True):
         """The `os.stat_result`, of the link's target unless told otherwise.
 
-        Asked once and remembered.  In a fiber a switch and cancellation point.
+        Asked once and remembered, or known to a walk with ``stat=True``.  Where it has to be asked,
+        in a fiber a switch and cancellation point.
         """
         cdef int known = self.batch.b.types[self.index]
         if not follow_symlinks or known not in (0, mode_bits.S_IFLNK >> 12):
+            if self.known_lstat is None:
+                self.known_lstat = self.batch.stat_at(self.index)
             if self.known_lstat is None:
                 self.known_lstat = ask_stat(self.path, False)
             return self.known_lstat
@@ -607,8 +633,15 @@ cdef class Walk(Iteration):
     """The entries of a walk, an iterator."""
     cdef Batch batch
     cdef uint32_t at, error_at
+    cdef object predicate
+
+    def __init__(self, Engine engine not None, on_error=None, bint gives_errors=False,
+                 predicate=None):
+        Iteration.__init__(self, engine, on_error, gives_errors)
+        self.predicate = predicate
 
     def __next__(self):
+        cdef Entry entry
         cdef walk_batch *b
         while True:
             if self.batch is None:
@@ -627,8 +660,11 @@ cdef class Walk(Iteration):
                 self.batch = None
             else:
                 self.at += 1
-                if not walk_is_pruned(self.engine.k, b, self.at - 1):
-                    return new_entry(self.batch, self.at - 1)
+                if walk_is_pruned(self.engine.k, b, self.at - 1):
+                    continue
+                entry = new_entry(self.batch, self.at - 1)
+                if self.predicate is None or self.predicate(entry):
+                    return entry
 
     cpdef close(self):
         self.batch = None

@@ -24,6 +24,7 @@ const struct walk_field_row walk_field_rows[WALK_FIELDS] = {
     [FIELD_MTIME] = ROW("mtime_ns", STATX_MTIME, 8, "q", mtime_ns),
     [FIELD_CTIME] = ROW("ctime_ns", STATX_CTIME, 8, "q", ctime_ns),
     [FIELD_BTIME] = ROW("btime_ns", STATX_BTIME, 8, "q", btime_ns),
+    [FIELD_INO] = ROW("ino", STATX_INO, 8, "Q", inode),
     [FIELD_DEV] = ROW("dev", 0, 8, "Q", dev),
     [FIELD_RDEV] = ROW("rdev", 0, 8, "Q", rdev),
 };

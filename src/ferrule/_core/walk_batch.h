@@ -15,7 +15,7 @@
 enum walk_field {
     FIELD_MODE, FIELD_NLINK, FIELD_UID, FIELD_GID, FIELD_BLKSIZE,              /* uint32_t */
     FIELD_SIZE, FIELD_BLOCKS, FIELD_ATIME, FIELD_MTIME, FIELD_CTIME, FIELD_BTIME, /* int64_t */
-    FIELD_DEV, FIELD_RDEV,                                                     /* uint64_t */
+    FIELD_INO, FIELD_DEV, FIELD_RDEV,                                          /* uint64_t */
     WALK_FIELDS
 };
 
