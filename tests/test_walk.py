@@ -80,10 +80,9 @@ def test_stat_results_come_with_the_walk(
     monkeypatch.delattr(os, "lstat")  # none is asked for
     for entry, lstat in zip(entries, wanted, strict=True):
         stat = entry.stat(follow_symlinks=False)
-        assert stat == lstat
-        assert (stat.st_mtime_ns, stat.st_blocks, stat.st_rdev, stat.st_blksize) == (
-            lstat.st_mtime_ns, lstat.st_blocks, lstat.st_rdev, lstat.st_blksize
-        )
+        for field in (name for name in dir(lstat) if name.startswith("st_")):
+            if "atime" not in field:  # of directories the walk itself may have changed it
+                assert getattr(stat, field) == getattr(lstat, field), field
 
 
 def test_a_predicate_sees_what_the_filters_left(tree: Path) -> None:

@@ -72,11 +72,14 @@ static void see(struct seen *s, const struct walk_batch *b) {
     }
 }
 
+static int64_t slowness; /* of reading a directory, in ns */
+
 static struct seen walk_all(const struct walk_config *config, const char *root) {
     struct seen s = {0};
     struct walk_batch *b;
     struct walk *k = begin(config, root);
     int state = WALK_WAIT;
+    if (slowness) CHECK_EQ(walk_add_fault(k, STAGE_READ, NULL, 0, 0, slowness), 0);
     CHECK_EQ(walk_start(k), 0);
     while (state != WALK_ENDED) {
         state = next(k, config->threads, &b);
@@ -110,6 +113,36 @@ static void every_order_gives_every_entry_once(void) {
                 CHECK_EQ(s.hash, wanted.hash);
                 CHECK_EQ(s.errors, 0);
             }
+}
+
+static void remove_tree(const char *root) {
+    char command[100];
+    snprintf(command, sizeof command, "rm -rf %s", root);
+    CHECK_EQ(system(command), 0);
+}
+
+/* Where threads start and end is most of it: each of these directories has two without anything in
+ * them, and one that goes on. */
+static void narrow_trees_are_read_to_their_end(void) {
+    static char narrow[] = "/tmp/test_dir_walk_XXXXXX";
+    enum { LEVELS = 5 };
+    CHECK(mkdtemp(narrow));
+    int at = open(narrow, O_RDONLY | O_DIRECTORY);
+    for (int i = 0; i < LEVELS; i++) {
+        CHECK_EQ(mkdirat(at, "one", 0700) | mkdirat(at, "two", 0700) | mkdirat(at, "on", 0700), 0);
+        int fd = openat(at, "on", O_RDONLY | O_DIRECTORY);
+        close(at);
+        at = fd;
+    }
+    close(at);
+    for (int round = 0; round < 1000; round++) {
+        struct walk_config config = settings(round % 2 ? ORDER_ANY : ORDER_BREADTH, 2 + round % 3);
+        config.batch_entries = 1 + (uint32_t)(random_bits() % 8);
+        slowness = round % 4 < 2 ? 0 : (int64_t)(random_bits() % 200000);
+        CHECK_EQ(walk_all(&config, narrow).entries, 3 * LEVELS);
+    }
+    slowness = 0;
+    remove_tree(narrow);
 }
 
 static void a_few_descriptors_are_enough(void) {
@@ -272,25 +305,21 @@ static void errors_come_among_the_entries(void) {
     }
 }
 
-static void remove_top(void) {
-    char command[100];
-    snprintf(command, sizeof command, "rm -rf %s", top);
-    CHECK_EQ(system(command), 0);
-}
-
 int main(void) {
     seed_random();
+    alarm(300); /* a walk that does not end is ended by this */
     CHECK(mkdtemp(top));
     int fd = open(top, O_RDONLY | O_DIRECTORY);
     make(fd, 0);
     close(fd);
     RUN(every_order_gives_every_entry_once);
+    RUN(narrow_trees_are_read_to_their_end);
     RUN(a_few_descriptors_are_enough);
     RUN(the_process_may_have_no_more_descriptors_than_that);
     RUN(a_walk_may_end_at_any_time);
     RUN(a_directory_that_hangs_does_not_stop_the_rest);
     RUN(paths_may_be_longer_than_the_kernel_takes);
     RUN(errors_come_among_the_entries);
-    remove_top();
+    remove_tree(top);
     return 0;
 }

@@ -19,13 +19,15 @@ static void queue_append(struct walk_node **head, struct walk_node **tail, struc
     *tail = n;
 }
 
-/* Under the walk's mutex. */
-static struct walk_node *pool_take(struct walk *k) {
+/* Under the walk's mutex.  Who has taken one is busy until it has handed in what it found. */
+static struct walk_node *pool_take(struct walk_worker *w) {
+    struct walk *k = w->walk;
     struct walk_node *n = k->pool;
-    if (n) {
-        k->pool = n->next;
-        n->next = NULL;
-    }
+    if (!n) return NULL;
+    k->pool = n->next;
+    n->next = NULL;
+    k->busy += !w->is_busy;
+    w->is_busy = 1;
     return n;
 }
 
@@ -72,7 +74,7 @@ static struct walk_node *pop_level(struct walk_worker *w) {
     pthread_mutex_lock(&k->mutex);
     hand_in_deeper(w);
     if (!k->pool && !k->config.threads) begin_deeper(k);
-    struct walk_node *n = pool_take(k);
+    struct walk_node *n = pool_take(w);
     pthread_mutex_unlock(&k->mutex);
     return n;
 }
@@ -209,7 +211,7 @@ static struct walk_node *await_work(struct walk_worker *w) {
     pthread_mutex_lock(&k->mutex);
     leave_level(w);
     ATOMIC_ADD(&k->idle, 1, RELAXED);
-    while (!is_over(k) && !(n = pool_take(k))) {
+    while (!is_over(k) && !(n = pool_take(w))) {
         struct timespec until;
         walk_deadline(STUCK_NS, &until);
         if (pthread_cond_timedwait(&k->work, &k->mutex, &until) != ETIMEDOUT) continue;
@@ -218,12 +220,7 @@ static struct walk_node *await_work(struct walk_worker *w) {
         pthread_mutex_lock(&k->mutex);
     }
     ATOMIC_SUB(&k->idle, 1, RELAXED);
-    if (n) {
-        w->is_busy = 1;
-        k->busy++;
-    } else {
-        pthread_cond_broadcast(&k->work);
-    }
+    if (!n) pthread_cond_broadcast(&k->work);
     pthread_mutex_unlock(&k->mutex);
     pthread_mutex_lock(&w->mutex);
     return n;
