@@ -156,6 +156,33 @@ def test_what_is_not_included_is_entered_all_the_same(tree: Path) -> None:
     assert len(found) == 30
 
 
+def test_filters_ask_what_they_need_to_know(tree: Path) -> None:
+    old = tree / "dir0" / "sub0" / "file3.txt"
+    os.utime(old, (1e9, 1e9))
+
+    def names(**options: Any) -> set[str]:
+        return {entry.path for entry in ferrule.walk(tree, types="f", **options)}
+
+    files = {path for path in paths_below(tree) if os.path.isfile(path)}
+    for low, high in ((1, 2), (3, None), (None, 0)):
+        assert names(min_size=low, max_size=high) == {
+            path for path in files
+            if (low or 0) <= os.path.getsize(path) <= (9 if high is None else high)
+        }
+    assert names(modified_before=1e9 + 1) == {str(old)}
+    assert names(modified_after=1e9) == files - {str(old)}
+    assert names(owner=os.getuid(), group=os.getgid()) == files
+    assert names(owner=os.getuid() + 1) == set()
+    assert names(regex=r".*/dir[12]/.*\.txt") == {p for p in files if "dir1/" in p or "dir2/" in p}
+    assert names(include="*/dir0/*file?.txt") == {p for p in files if "dir0" in p}
+    for bad in ({"owner": "no such user"}, {"group": "no such group"}, {"min_size": -1},
+                {"modified_after": float("nan")}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            ferrule.walk(tree, **bad)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"\("):
+        ferrule.walk(tree, regex="(")
+
+
 def test_hidden_entries_are_left_out_by_choice(tree: Path) -> None:
     found = sorted(entry.path for entry in ferrule.walk(tree, hidden=False))
     assert found == [path for path in paths_below(tree) if "/." not in path]

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, AnyStr
 
-from ferrule._core.entry_filter import EntryFilter
 from ferrule._core.sockets import in_fiber
 from ferrule._core.walk import (
     STAT_FIELDS,
@@ -25,6 +24,7 @@ from ferrule._core.walk import (
     Walk,
 )
 from ferrule.runtime import usable_cpus
+from ferrule.walk_filters import compiled, matching, modified, named, owned, sized, typed
 
 if TYPE_CHECKING:
     from typing import Literal, TypedDict
@@ -46,6 +46,13 @@ if TYPE_CHECKING:
         gitignore: bool
         ignore: Patterns
         types: str
+        regex: str | bytes | None
+        min_size: int | None
+        max_size: int | None
+        modified_after: float | None
+        modified_before: float | None
+        owner: str | int | None
+        group: str | int | None
         hidden: bool
         symlinks: Literal["never", "roots", "always"]
         one_file_system: bool
@@ -81,14 +88,18 @@ def walk(
     depth before the next), "depth-first", "post-order" (a directory after what is in it).
     ``sorted``: by the bytes of the names in each directory; depth first unless told otherwise.
     ``min_depth``, ``max_depth``: entries outside are not given; below max_depth nothing is read.
-    ``include``: globs, of which a name has to match one; directories are entered all the same.
-    ``exclude``: globs; what matches is neither given nor entered.
+    ``include``: globs, of which a name has to match one, or the whole path for one with a slash
+    ("*/test/*"); directories are entered all the same.
+    ``exclude``: such globs; what matches is neither given nor entered.
     ``gitignore=True`` leaves out what git would: by the .gitignore files in the tree, and above it
     up to its repository's top, and that repository's info/exclude; and ``.git`` itself.  One of
     those files that cannot be read is an error, too.
     ``ignore``: lines as in a .gitignore (an open file, too), weaker than all files.
     ``types``: letters of find's -type that are given: "f" files, "d" directories, "l" links, "p",
     "s", "b", "c".
+    ``regex``: a POSIX extended one that has to match the whole path.
+    ``min_size``, ``max_size``: in bytes; ``modified_after``, ``modified_before``: seconds since
+    1970; ``owner``, ``group``: a name or a number.
     ``hidden=False`` leaves out names that begin with a dot.
     ``symlinks``: those that are followed: "never", "roots" (``top`` itself), "always" (one that
     leads to a directory above it is an error with ELOOP).
@@ -154,6 +165,13 @@ def _settings(
     gitignore: bool = False,
     ignore: Patterns = (),
     types: str = "",
+    regex: str | bytes | None = None,
+    min_size: int | None = None,
+    max_size: int | None = None,
+    modified_after: float | None = None,
+    modified_before: float | None = None,
+    owner: str | int | None = None,
+    group: str | int | None = None,
     hidden: bool = True,
     symlinks: str = "roots",
     one_file_system: bool = False,
@@ -167,8 +185,11 @@ def _settings(
         "sorted": sorted,
         "min_depth": _depth("min_depth", min_depth),
         "max_depth": NO_LIMIT if max_depth is None else _depth("max_depth", max_depth),
-        "filter": _filter([*_named(include), *_typed(types)]),
-        "exclude": _filter(_named(exclude)),
+        "filter": compiled(
+            *named(include), *typed(types), *matching(regex), *sized(min_size, max_size),
+            *modified(modified_after, modified_before), *owned("uid", owner), *owned("gid", group),
+        ),
+        "exclude": compiled(*named(exclude)),
         "gitignore": gitignore,
         "ignore": _lines(ignore),
         "hidden": hidden,
@@ -193,18 +214,6 @@ def _depth(what: str, value: int) -> int:
     return value
 
 
-def _filter(parts: list[tuple[Any, ...]]) -> EntryFilter | None:
-    return EntryFilter(("and", *parts)) if parts else None
-
-
-def _named(patterns: Patterns | None) -> list[tuple[Any, ...]]:
-    if patterns is None:
-        return []
-    if isinstance(patterns, (str, bytes)):
-        patterns = [patterns]
-    return [("or", *(("name", os.fsencode(pattern)) for pattern in patterns))]
-
-
 def _lines(patterns: Patterns) -> bytes:
     if isinstance(patterns, (str, bytes)):
         patterns = [patterns]
@@ -212,10 +221,6 @@ def _lines(patterns: Patterns) -> bytes:
     if len(lines) > IGNORE_LIMIT:
         raise ValueError(f"ignore may have {IGNORE_LIMIT} bytes of lines, not {len(lines)}")
     return lines
-
-
-def _typed(types: str) -> list[tuple[Any, ...]]:
-    return [("type", types)] if types else []
 
 
 def _fields(stat: bool | str | Iterable[str]) -> tuple[str, ...]:

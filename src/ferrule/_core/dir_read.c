@@ -79,7 +79,8 @@ static struct walk_batch *take_spare(struct walk *k) {
 static struct walk_batch *batch_of(struct walk_worker *w) {
     struct walk *k = w->walk;
     if (!w->batch) w->batch = take_spare(k);
-    if (!w->batch) w->batch = batch_new(k->config.batch_entries, k->config.fields, k->config.text_streams);
+    const struct walk_config *c = &k->config;
+    if (!w->batch) w->batch = batch_new(c->batch_entries, c->fields, c->text_streams);
     if (!w->batch) walk_fail(k);
     return w->batch;
 }
@@ -167,24 +168,24 @@ static void copy_facts(const struct statx *s, struct entry_stat *to) {
 }
 
 /* A directory that was closed for the budget is opened again; its path is a part of w->path. */
-static int reopen(struct visit *v) {
+static int open_dir(struct entry_view *view) {
+    struct visit *v = (struct visit *)view;
     struct walk_worker *w = v->worker;
+    if (!v->dir || v->dir->fd >= 0) return 0;
     char *slash = w->path + v->dir->path_length, was = *slash;
     *slash = 0;
     int err = worker_open(w, v->dir);
     *slash = was;
-    v->view.dir_fd = v->dir->fd;
-    return err;
+    view->dir_fd = v->dir->fd;
+    return -err;
 }
 
 static int statx_entry(struct visit *v, int follow, uint32_t mask, struct statx *out) {
     struct walk_worker *w = v->worker;
-    if (v->dir && v->dir->fd < 0) {
-        int err = reopen(v);
-        if (err < 0) return err;
-    }
+    int err = -open_dir(&v->view);
+    if (err < 0) return err;
     worker_pause(w);
-    int err = walk_meets_fault(w->walk, STAGE_STAT, v->view.path + v->view.name_at);
+    err = walk_meets_fault(w->walk, STAGE_STAT, v->view.path + v->view.name_at);
     if (!err)
         do err = statx(v->view.dir_fd, v->view.at,
                        AT_NO_AUTOMOUNT | (follow ? 0 : AT_SYMLINK_NOFOLLOW), mask, out) < 0
@@ -341,7 +342,8 @@ static int visit_found(struct walk_worker *w, struct walk_node *dir, const struc
     struct visit v = {
         .view = {.path = w->path, .path_length = w->prefix + length, .name_at = w->prefix,
                  .depth = dir->depth + 1, .type = type, .inode = e->inode, .dir_fd = dir->fd,
-                 .at = w->path + w->prefix, .fetch_stat = fetch_stat, .walk = w},
+                 .at = w->path + w->prefix, .fetch_stat = fetch_stat, .open_dir = open_dir,
+                 .walk = w},
         .worker = w, .dir = dir};
     if ((!w->walk->is_plain || type == DT_UNKNOWN) && (resolve_type(&v) < 0 || is_excluded(&v)))
         return 0;
@@ -366,7 +368,7 @@ static int visit_root(struct walk_worker *w, const char *root) {
     struct visit v = {
         .view = {.path = w->path, .path_length = length, .name_at = last_component(root, length),
                  .type = DT_UNKNOWN, .dir_fd = k->cwd, .at = w->path, .fetch_stat = fetch_stat,
-                 .walk = w},
+                 .open_dir = open_dir, .walk = w},
         .worker = w};
     if (resolve_type(&v) < 0) return 0;
     if (v.view.type == DT_DIR || k->config.min_depth == 0) return visit(&v);
@@ -625,7 +627,7 @@ static int judge_read(struct walk_worker *w, struct walk_frame *f) {
         .view = {.path = w->path, .path_length = node->path_length, .name_at = name_at,
                  .depth = node->depth, .type = DT_DIR, .inode = node->ino,
                  .dir_fd = dir ? dir->fd : w->walk->cwd, .at = w->path + (dir ? name_at : 0),
-                 .fetch_stat = fetch_stat, .walk = w},
+                 .fetch_stat = fetch_stat, .open_dir = open_dir, .walk = w},
         .worker = w, .dir = dir, .follow = node->follow};
     return judge(&v, NULL);
 }

@@ -30,7 +30,7 @@ struct walk_config {
     uint32_t fields;         /* bits of enum walk_field: the columns wanted */
     uint32_t batch_entries, batch_bytes; /* a batch is full once it has one of them */
     uint32_t threads;        /* 0: the consumer reads */
-    uint32_t text_streams;   /* that the filter's actions write to; if any, entries have no columns */
+    uint32_t text_streams;   /* that the filter writes to; if any, entries have no columns */
     uint32_t max_fds;        /* how many directories may be open at a time */
     const struct entry_filter *filter;  /* which entries are wanted; NULL: all */
     const struct entry_filter *exclude; /* which are neither wanted nor entered; NULL: none */
@@ -62,8 +62,8 @@ int walk_start(struct walk *k);
 
 enum walk_state { WALK_BATCH, WALK_ENDED, WALK_WAIT, WALK_FAILED };
 
-/* The next batch.  WALK_WAIT: there is none yet; with threads walk_wake_fd becomes readable when there
- * is, without the call is simply to be made again.
+/* The next batch.  WALK_WAIT: there is none yet; with threads walk_wake_fd becomes readable when
+ * there is, without the call is simply to be made again.
  * WALK_FAILED: out of memory.  The batch is the caller's until batch_return. */
 int walk_take(struct walk *k, struct walk_batch **batch);
 int walk_wake_fd(const struct walk *k);

@@ -27,7 +27,7 @@ struct walk_node {
     uint32_t depth;
     uint32_t path_length, name_length; /* of a root both are the path as it was given */
     int fd;                            /* its reader's alone, as `newer` and `older` are */
-    uint16_t reader;                   /* the worker that opened it; set before there are children */
+    uint16_t reader;                   /* the worker that opened it, before it has children */
     uint8_t follow;                    /* a symbolic link that is to be followed */
     uint8_t is_read;                   /* to its end */
     uint8_t pruned;                    /* by the consumer: nothing below it is wanted */
@@ -44,7 +44,8 @@ static inline struct walk_node *node_hold(struct walk_node *n) {
 }
 
 /* With one reference, the caller's; NULL without memory. */
-static inline struct walk_node *node_new(struct walk_node *parent, const char *name, uint32_t length) {
+static inline struct walk_node *node_new(struct walk_node *parent, const char *name,
+                                         uint32_t length) {
     struct walk_node *n = malloc(sizeof *n + length + 1);
     if (!n) return NULL;
     memset(n, 0, sizeof *n);

@@ -1,7 +1,7 @@
 /* Opening directories within a budget of descriptors, at any depth.
  *
- * A directory is opened relative to the nearest one above it that this worker has open, which spares
- * the look-up of the whole path and lets paths be longer than PATH_MAX.  It stays open while
+ * A directory is opened relative to the nearest one above it that this worker has open, which
+ * spares the look-up of the whole path and lets paths be longer than PATH_MAX.  It stays open while
  * directories in it are to be opened.  At the budget the one that is needed last is closed: the
  * oldest when reading depth first, the newest when reading breadth first.
  */

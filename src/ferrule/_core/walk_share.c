@@ -8,7 +8,7 @@
 #include "walk_parts.h"
 
 #define WORKER_STACK (512 * 1024) /* regexec takes a good part of it */
-#define STUCK_NS 10000000         /* so long without work: see whether somebody is stuck with some */
+#define STUCK_NS 10000000         /* without work for so long: see whether somebody is stuck */
 
 /* ---- directories to be read ---- */
 
@@ -248,7 +248,7 @@ static void leave(struct walk_worker *w) {
         k->is_waiting = 0;
         rouse_consumer(k);
     }
-    /* Before walk_stop returns, so that whoever ends a walk frees it, unless there was no waiting. */
+    /* Before walk_stop returns: so who ends a walk frees it, unless it did not wait. */
     int is_last = ATOMIC_SUB(&k->refs, 1, ACQ_REL) == 1;
     pthread_cond_broadcast(&k->gone);
     pthread_mutex_unlock(&k->mutex);
