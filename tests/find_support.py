@@ -84,6 +84,8 @@ def grow_tree(root: Path, chance: random.Random, count: int = 60) -> None:
         age = chance.choice((0, 30, 3599, 86_399, 86_400, 90_000, 200_000, 40_000_000))
         now = os.stat(root).st_mtime
         os.utime(path, (now - chance.choice((0, 100, 100_000)), now - age))
+    for _ in os.walk(root):  # whoever reads a directory first changes when it was read
+        pass
 
 
 def _name(chance: random.Random, number: int) -> bytes:
