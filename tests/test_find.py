@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -404,6 +405,25 @@ def test_delete_leaves_the_directory_that_it_is_called_in(tmp_path: Path, capfdb
     assert list(tmp_path.iterdir()) == []
 
 
+def test_delete_in_a_deep_tree_needs_few_descriptors(tmp_path: Path) -> None:
+    script = (
+        "import os, resource, sys\n"
+        f"os.chdir({str(tmp_path)!r})\n"
+        "os.mkdir('x')\n"
+        "fd = os.open('x', os.O_RDONLY)\n"
+        "for _ in range(300):\n"
+        "    os.mkdir('d' * 50, dir_fd=fd); os.mkdir('e', dir_fd=fd)\n"
+        "    inner = os.open('d' * 50, os.O_RDONLY, dir_fd=fd); os.close(fd); fd = inner\n"
+        "os.close(fd)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))\n"
+        "from ferrule.cli import find\n"
+        "sys.exit(find.main(['x', '-delete']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_are_written_to(find: Finding, tmp_path: Path) -> None:
     for which, run in (("ours", find.ours), ("gnu", find.gnu)):
         to = [str(tmp_path / f"{which}{i}") for i in range(4)]
@@ -497,6 +517,19 @@ def test_a_reader_that_leaves_ends_the_walk_in_silence() -> None:
         f"{sys.executable} -m ferrule find /usr | head -n 1", shell=True, capture_output=True,
         timeout=60)
     assert (done.stdout, done.stderr) == (b"/usr\n", b"")
+
+
+def test_an_interrupted_walk_ends_with_status_130() -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "ferrule", "find", "/proc", "-name", "begun", "-o", "-exec", "sleep",
+         "60", ";"], stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        time.sleep(1.5)
+        os.killpg(child.pid, signal.SIGINT)
+        _, told = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert (child.returncode, told) == (130, b"")
 
 
 def test_both_entries_of_the_package_work(tree: Path) -> None:

@@ -1,7 +1,7 @@
 /* What a walk looks for: an expression over one directory entry, evaluated without Python.
  *
- * It is a list of steps.  Each tests the entry, or acts on it, and names the step that comes next if
- * that was true, and if it was false; so "and", "or" and "not" are only in these, and evaluation
+ * It is a list of steps.  Each tests the entry, or acts on it, and names the step that comes next,
+ * if that was true and if it was false; so "and", "or" and "not" are only in these, and evaluation
  * needs no stack however deep the expression was.  A filter does not change once it is built, and
  * any number of threads may evaluate it.
  */
@@ -58,7 +58,7 @@ enum filter_kind {
     FILTER_REGEX,    /* text, a regular expression for all of the subject; number: its syntax */
     FILTER_TARGET_TYPE, /* FILTER_TYPE, but of what a link leads to; of the link itself, where the
                            walk follows it; other: enum filter_follows */
-    FILTER_NUMBER,   /* comparison of a field with number, counted in units of `other`, rounded up */
+    FILTER_NUMBER,   /* comparison of a field, in units of `other` and rounded up, with number */
     FILTER_TIME,     /* a field in nanoseconds: less or more than number, or "equal": above number,
                         and at most `other` more than it */
     FILTER_MODE,     /* permission bits: all those of number, none else (EQUAL), all those (LESS),
