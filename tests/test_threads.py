@@ -134,7 +134,7 @@ def test_statistics_are_sums_over_the_threads() -> None:
     assert statistics["steals"] >= 1
 
 
-def test_more_new_tasks_than_a_queue_holds_all_run_once(run: Run) -> None:
+def test_more_new_tasks_than_a_queue_holds_all_run_once() -> None:
     count = 5000
     ran: collections.Counter[int] = collections.Counter()
 
@@ -143,9 +143,11 @@ def test_more_new_tasks_than_a_queue_holds_all_run_once(run: Run) -> None:
             for number in range(count):
                 group.spawn(ran.update, [number])
 
-    run(main, threads=3)
+    runtime = ferrule.Runtime(threads=3)
+    runtime.run(main)
     assert len(ran) == count
     assert set(ran.values()) == {1}
+    assert runtime.statistics()["overflows"] > 0
 
 
 def test_an_old_task_is_not_left_behind_by_newer_ones(run: Run) -> None:

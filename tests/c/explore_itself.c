@@ -141,6 +141,25 @@ static void a_step_on_memory_that_is_gone_is_found(void) {
     explore_finds(&given, "memory that is gone");
 }
 
+static void look_after_settling(void) {
+    ATOMIC_LOAD(&counter, RELAXED);
+    ATOMIC_LOAD(&counter, RELAXED);
+    explore_settle(1);
+    seen_here = ATOMIC_LOAD(&here, RELAXED);
+}
+
+static void set_here(void) { ATOMIC_STORE(&here, 1, RELAXED); }
+
+static void note_what_was_seen(void) { outcomes |= 1u << seen_here; }
+
+static void a_thread_at_a_place_is_not_taken_for_one_that_saw_a_zero(void) {
+    struct exploration given = {
+        .start = start, .bodies = {look_after_settling, set_here}, .finish = note_what_was_seen};
+    outcomes = 0;
+    explore_all(&given);
+    CHECK_EQ(outcomes, 1 << 0 | 1 << 1);
+}
+
 int main(void) {
     RUN(additions_in_two_steps_are_lost_in_every_possible_way);
     RUN(additions_in_one_step_are_never_lost);
@@ -148,5 +167,6 @@ int main(void) {
     RUN(a_message_is_seen_whole_unless_published_early);
     RUN(a_thread_that_waits_for_ever_is_left_waiting);
     RUN(a_step_on_memory_that_is_gone_is_found);
+    RUN(a_thread_at_a_place_is_not_taken_for_one_that_saw_a_zero);
     return 0;
 }

@@ -9,6 +9,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "atomics.h"
+
 struct waker { int read_fd, write_fd, pending; };
 
 static inline int waker_make_pipe(int *fds) {
@@ -31,13 +33,13 @@ static inline int waker_open(struct waker *w) {
     w->read_fd = fds[0];
     w->write_fd = fds[1];
     /* A wake before there was a pipe must not mute it. */
-    __atomic_store_n(&w->pending, 0, __ATOMIC_RELEASE);
+    ATOMIC_STORE(&w->pending, 0, RELEASE);
     return 0;
 }
 
 /* Whether the caller has to do the waking. */
 static inline int waker_call(struct waker *w) {
-    return !__atomic_exchange_n(&w->pending, 1, __ATOMIC_ACQ_REL);
+    return !ATOMIC_SWAP(&w->pending, 1, ACQ_REL);
 }
 
 static inline void waker_write(struct waker *w) {
@@ -53,7 +55,7 @@ static inline void waker_wake(void *arg) {
 /* The wake-up has come.  Before anybody looks at an inbox: a call that comes now is a new one.  A
  * swap, so that what was done before a call that found one on its way is seen from here on. */
 static inline void waker_clear(struct waker *w) {
-    __atomic_exchange_n(&w->pending, 0, __ATOMIC_ACQ_REL);
+    (void)ATOMIC_SWAP(&w->pending, 0, ACQ_REL);
 }
 
 static inline void waker_drain(struct waker *w) {
@@ -64,7 +66,7 @@ static inline void waker_drain(struct waker *w) {
 }
 
 static inline int waker_was_called(const struct waker *w) {
-    return __atomic_load_n(&w->pending, __ATOMIC_ACQUIRE);
+    return ATOMIC_LOAD(&w->pending, ACQUIRE);
 }
 
 static inline void waker_close(struct waker *w) {
