@@ -296,7 +296,8 @@ void io_client_end_wait(struct io_client *c) {
 
 void io_client_pass_on(struct io_client *c) {
     pthread_mutex_lock(&c->mutex);
-    bool left = c->waiters && ATOMIC_LOAD(&c->completed, SEQ_CST) > c->popped;
+    uint64_t completed = ATOMIC_LOAD(&c->completed, SEQ_CST);
+    bool concerns = c->waiters && (completed > c->popped || completed >= c->submitted);
     pthread_mutex_unlock(&c->mutex);
-    if (left) io_client_signal(c);
+    if (concerns) io_client_signal(c);
 }

@@ -153,7 +153,8 @@ void io_client_unpop(struct io_client *c, struct io_request *r);
  * not wait, they are there.  Else the caller waits to be notified, and ends the wait. */
 bool io_client_begin_wait(struct io_client *c, uint64_t wanted);
 void io_client_end_wait(struct io_client *c);
-/* After the end of a wait and the pop behind it: what was left is for another who waits. */
+/* After the end of a wait and the pop behind it: what was left is for another who waits, and so is
+ * the news that nothing will come. */
 void io_client_pass_on(struct io_client *c);
 /* Wake who waits, for it to look around. */
 void io_client_signal(struct io_client *c);

@@ -87,6 +87,8 @@ cdef class Client:
         if not io_request_reserve(r, space):
             io_client_free(&self.c, r)
             raise MemoryError("no memory for the paths of a request")
+        while r.op.index >= <size_t>len(self.held):  # others were lost with a ring
+            self.held.append(None)
         return r
 
 
