@@ -121,6 +121,29 @@ static void who_waits_for_neighbouring_slots_or_batches_shares_no_monitor(void) 
     slot_queue_destroy(&q);
 }
 
+static void patience_follows_what_spinning_brings(void) {
+    uintptr_t word = SLOT_EMPTY;
+    start(2);
+    q.patience = SLOT_QUEUE_PATIENCE;
+    CHECK(!slot_queue_spin(&q, 0, &word));
+    CHECK_EQ(q.patience, SLOT_QUEUE_PATIENCE * 3 / 4);
+    for (int i = 0; i < 100; i++) CHECK(!slot_queue_spin(&q, 0, &word));
+    CHECK_EQ(q.patience, SLOT_QUEUE_IMPATIENCE);
+    slot_queue_push(&q, first_entry);
+    CHECK(slot_queue_spin(&q, 0, &word));
+    CHECK(slot_entry(word) == first_entry);
+    CHECK_EQ(q.patience, SLOT_QUEUE_IMPATIENCE);
+    q.patience = 1;
+    word = SLOT_EMPTY;
+    CHECK(slot_queue_spin(&q, 0, &word));
+    CHECK_EQ(q.patience, 2);
+    q.patience = 0; /* on two processors */
+    word = SLOT_EMPTY;
+    CHECK(!slot_queue_spin(&q, 0, &word));
+    CHECK_EQ(q.patience, 0);
+    slot_queue_destroy(&q);
+}
+
 /* ---- eight threads ---- */
 
 struct item {
@@ -187,13 +210,14 @@ static void *write_in_batches(void *arg) {
     return NULL;
 }
 
-static void run_eight_threads(size_t size) {
+static void run_eight_threads(size_t size, uint32_t patience) {
     void *(*readers[])(void *) = {read_one_by_one, read_in_batches, read_without_waiting,
                                   read_in_batches};
     pthread_t threads[THREADS];
     memset(items, 0, sizeof items);
     left = THREADS / 2 * ITEMS;
     start(size);
+    q.patience = patience;
     for (int i = 0; i < THREADS; i++)
         CHECK_EQ(pthread_create(&threads[i], NULL, i % 2 ? readers[i / 2] : write_in_batches,
                                 items[i]), 0);
@@ -205,9 +229,9 @@ static void run_eight_threads(size_t size) {
 
 /* A lost wake-up would be a hang. */
 static void four_readers_take_each_item_of_four_writers_once(void) {
-    run_eight_threads(2);
-    run_eight_threads(16);
-    run_eight_threads(1024);
+    run_eight_threads(2, 0);
+    run_eight_threads(16, SLOT_QUEUE_PATIENCE);
+    run_eight_threads(1024, 0);
 }
 
 int main(void) {
@@ -219,6 +243,7 @@ int main(void) {
     RUN(a_batch_has_holes_where_nothing_was);
     RUN(a_batch_of_none_changes_nothing);
     RUN(who_waits_for_neighbouring_slots_or_batches_shares_no_monitor);
+    RUN(patience_follows_what_spinning_brings);
     RUN(four_readers_take_each_item_of_four_writers_once);
     return 0;
 }
