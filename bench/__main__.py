@@ -24,6 +24,7 @@ NAMES = (
     "batch",
     "sleepers",
     "files",
+    "ioqueue",
     "ticker",
     "static",
     "parked",
