@@ -23,12 +23,14 @@ import pytest
 
 import ferrule
 import ferrule.executor
+import ferrule.ioqueue
 import ferrule.socket
-from ferrule import fs, ssl
+from ferrule import fs, ioqueue, ssl
 from net_support import Run, fill, make_certificate, settle, unix_pair
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cancellation.md"
-PUBLIC = {"": ferrule, "fs.": fs, "socket.": ferrule.socket, "ssl.": ssl}
+PUBLIC = {"": ferrule, "fs.": fs, "socket.": ferrule.socket, "ssl.": ssl,
+          "ioqueue.": ioqueue}
 MODULES: dict[str, types.ModuleType] = {**PUBLIC, "executor.": ferrule.executor}
 
 Call = Callable[[], Any]
@@ -48,6 +50,21 @@ class World:
     def pair(self) -> tuple[Any, Any]:
         pair: tuple[Any, Any] = self.stack.enter_context(unix_pair())
         return pair
+
+    def io_queue(self) -> Any:
+        return self.stack.enter_context(ioqueue.IOQueue())
+
+    def silent_fifo(self) -> Path:
+        """A file whose end does not come before everything is taken apart."""
+        fifo = self.folder / "fifo"
+        os.mkfifo(fifo)
+        self.stack.callback(os.close, os.open(fifo, os.O_RDWR))
+        return fifo
+
+    def busy_io_queue(self) -> Any:
+        queue = self.io_queue()
+        queue.read_file(self.silent_fifo())
+        return queue
 
     def idle(self) -> Any:
         """A socket that has nothing to receive."""
@@ -580,6 +597,20 @@ CALLS: dict[str, Ways] = {
     ),
     "fs.copy_file": Ways(
         None, lambda w: functools.partial(fs.copy_file, w.path, w.folder / "copy")
+    ),
+    "walk": Ways(lambda w: first(ferrule.walk(w.folder))),
+    "walk_batches": Ways(lambda w: first(ferrule.walk_batches(w.folder))),
+    "ioqueue.IOQueue.stat_many": Ways(
+        lambda w: functools.partial(w.io_queue().stat_many, [w.path] * 5000)
+    ),
+    "ioqueue.IOQueue.iter_files": Ways(
+        lambda w: first(w.io_queue().iter_files([w.silent_fifo()]))
+    ),
+    "ioqueue.IOQueue.pop": Ways(
+        bound(World.busy_io_queue, "pop"), bound(World.io_queue, "pop")
+    ),
+    "ioqueue.IOQueue.pop_many": Ways(
+        bound(World.busy_io_queue, "pop_many", 9), bound(World.io_queue, "pop_many", 9)
     ),
 }
 
