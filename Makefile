@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build/dev
 BENCH_VENV := .venv-bench
+WALK_PEERS_SCRIPT := ../shared/deps/walk-peers.sh
 SANITIZED := build/sanitize
 SANITIZE_FLAGS := -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
 EXTRA_CHECKS := -fsanitize=float-cast-overflow
@@ -136,6 +137,8 @@ $(BENCH_VENV)/.peers: bench/requirements.txt tools/prepare-machine
 	for tool in wrk fio; do command -v $$tool >/dev/null || { test "$$(id -u)" = 0 && \
 	    apt-get update -q && apt-get install -y -q --no-install-recommends $$tool; } || \
 	    echo "Without $$tool its rows are skipped (Debian: apt-get install $$tool)."; done
+	{ test -e $(WALK_PEERS_SCRIPT) && bash $(WALK_PEERS_SCRIPT) build/walk-peers; } || \
+	    echo "Without bfs 4.0.6 and fd 10 in build/walk-peers/bin their rows are skipped."
 	touch $@
 
 $(BENCH_VENV)/.ferrule: $(VENV)/.built $(BENCH_VENV)/.peers

@@ -32,14 +32,21 @@ NAMES = (
     "ring_nops",
     "ring_random",
     "ring_warm",
+    "walk_entries",
+    "walk_find",
+    "walk_memory",
+    "walk_sizes",
 )
-GROUPS = {"ring": tuple(name for name in NAMES if name.startswith("ring_"))}
+GROUPS = {
+    group: tuple(name for name in NAMES if name.startswith(f"{group}_"))
+    for group in ("ring", "walk")
+}
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; "
-                        "or ring: all that begin so")  # fmt: skip
+                        "or ring, walk: all that begin so")  # fmt: skip
     parser.add_argument("--rounds", type=int, help="interleaved rounds (5; 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="short samples, to try things out")
     parser.add_argument("--peers", default="", help="only peers with one of these in their name, "

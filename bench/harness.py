@@ -86,6 +86,7 @@ class Benchmark:
     targets: Sequence[Target] = ()
     columns: Sequence[Column] = ()
     prepare: Callable[[], None] = lambda: None
+    axis: str = ""  # what its cases' option "x" counts; they are drawn as points of lines then
 
 
 @dataclass(frozen=True)

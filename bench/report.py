@@ -21,6 +21,7 @@ PLOTS = ROOT / "docs" / "benchmarks"
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = (
     "ferrule", "greenlet", "uvloop", "gevent", "trio", "anyio", "aiofiles", "aiohttp", "liburing",
+    "scandir-rs",
 )  # fmt: skip
 BUSY_PERCENT = 10  # from here on, what others do decides more than what is measured
 FIELDS_OF_PROC_STAT = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
@@ -114,6 +115,8 @@ def document(
         "unit": benchmark.unit,
         "higher_is_better": benchmark.higher_is_better,
         "columns": [vars(column) for column in benchmark.columns],
+        "axis": benchmark.axis,
+        "places": {case.name: case.options.get("x") for case in benchmark.cases},
         "rounds": settings.rounds,
         "quick": settings.quick,
         "machine": machine(),

@@ -1,0 +1,66 @@
+"""The most memory a process has while it walks a tree of a million files and keeps nothing."""
+
+from __future__ import annotations
+
+import functools
+import resource
+import time
+from typing import Any
+
+from .harness import Benchmark, Case, Column, Peers, Sample, Target, in_child_on_all_cpus
+from .walk_trees import CPU, WALKS, make_tree
+
+PEERS = Peers()
+ENTRIES = 1_000_000
+CASE = "a tree of 1,000,000 entries"
+BATCHES, OBJECTS = "Ferrule walk_batches, 2 workers", "Ferrule walk, 2 workers"
+
+
+def walk_once(peer: str, options: dict[str, Any]) -> Sample:
+    import sys
+
+    if peer.startswith("Ferrule"):
+        import ferrule  # noqa: F401
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin, cpu = time.perf_counter(), time.process_time()
+    found = WALKS[peer](str(make_tree(ENTRIES)))
+    if found != ENTRIES:
+        raise AssertionError(f"{sys.argv}: saw {found} entries of {ENTRIES}")
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "value": most / 1024,
+        "before_mib": before / 1024,
+        "wall_ms": (time.perf_counter() - begin) * 1e3,
+        "cpu_ms": (time.process_time() - cpu) * 1e3,
+    }
+
+
+for name in (BATCHES, OBJECTS, "os.walk", "scandir-rs Walk"):
+    PEERS[name] = functools.partial(walk_once, name)
+
+
+def prepare() -> None:
+    make_tree(ENTRIES)
+
+
+BENCHMARK = Benchmark(
+    name="walk_memory",
+    title="Memory of a long walk",
+    measures="The largest resident set of a fresh process that walks the tree once and keeps "
+    "nothing of it, interpreter and modules included; and how long the walk took.",
+    unit="MiB",
+    higher_is_better=False,
+    cases=[Case(CASE)],
+    peers=PEERS,
+    measure=in_child_on_all_cpus,
+    prepare=prepare,
+    targets=[
+        Target(CASE, at_most=200, unit=" MiB", subject=BATCHES),
+        Target(CASE, at_most=200, unit=" MiB", subject=OBJECTS),
+    ],
+    columns=[
+        Column("before_mib", "before it, MiB"),
+        Column("wall_ms", "ms"),
+        Column("cpu_ms", CPU),
+    ],
+)
