@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +213,23 @@ def test_the_columns_of_a_batch_outlive_the_walk(tree: Path) -> None:
     del batches
     assert sum(map(len, types)) == sum(map(len, paths)) == len(paths_below(tree))
     assert memoryview(types[0]).readonly
+
+
+def test_columns_are_exported_as_arrays_of_their_types(tree: Path) -> None:
+    for batch in ferrule.walk_batches(tree, stat=("size", "mode")):
+        formats = {"offsets": "I", "types": "B", "inodes": "Q", "depths": "I", "sizes": "q"}
+        for name, form in formats.items():
+            column = getattr(batch, name)
+            assert (column.format, column.ndim, column.c_contiguous) == (form, 1, True)
+            assert column.cast("B").nbytes == column.itemsize * len(column)
+        assert batch.column("mode").format == "I"
+
+
+def test_batches_are_freed_with_the_cycle_they_are_in(tree: Path) -> None:
+    cycle: list[Any] = list(ferrule.walk_batches(tree, threads=2))
+    cycle += [cycle, cycle[0].types, cycle[0][0]]
+    del cycle
+    gc.collect()
 
 
 @pytest.mark.parametrize("threads", [1, 2])

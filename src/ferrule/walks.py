@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, AnyStr
+from typing import TYPE_CHECKING, Any, AnyStr, overload
 
 from ferrule._core.sockets import in_fiber
 from ferrule._core.walk import (
@@ -71,8 +71,28 @@ NO_LIMIT = 0xFFFFFFFF
 IGNORE_LIMIT = 1 << 20  # bytes; that of a file, too
 
 
+@overload
 def walk(
-    top: AnyStr | os.PathLike[AnyStr] = ".",  # type: ignore[assignment]
+    top: AnyStr | os.PathLike[AnyStr] = ...,
+    *,
+    predicate: Callable[[Entry[AnyStr]], object] | None = None,
+    errors: Literal["raise", "skip"] | Callable[[OSError], object] = "raise",
+    **options: Unpack[WalkOptions],
+) -> Walk[Entry[AnyStr]]: ...
+
+
+@overload
+def walk(
+    top: AnyStr | os.PathLike[AnyStr] = ...,
+    *,
+    predicate: Callable[[Entry[AnyStr]], object] | None = None,
+    errors: Literal["yield"],
+    **options: Unpack[WalkOptions],
+) -> Walk[Entry[AnyStr] | OSError]: ...
+
+
+def walk(
+    top: Any = ".",
     *,
     predicate: Callable[[Any], object] | None = None,
     errors: OnError = "raise",
@@ -128,7 +148,7 @@ def walk_batches(
     *,
     errors: OnError = "raise",
     **options: Unpack[WalkOptions],
-) -> BatchWalk[Any]:
+) -> BatchWalk[AnyStr]:
     """Iterate over a directory tree by some hundreds of entries at a time, as columns.
 
     The fastest way.  Takes what `walk` takes; ``errors="yield"`` leaves the errors in

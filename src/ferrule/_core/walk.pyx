@@ -28,6 +28,21 @@ import stat as mode_bits
 cdef extern from "Python.h":
     object PyUnicode_DecodeFSDefaultAndSize(const char *s, Py_ssize_t size)
 
+cdef extern from *:
+    """
+    /* With the GIL nobody else is in compiled code that runs no Python code; and Engine.take sees
+     * by itself who comes while it waits. */
+    #ifdef Py_GIL_DISABLED
+    #define ENTER_ALONE(at) ATOMIC_SWAP(at, 1, SEQ_CST)
+    #define LEAVE_ALONE(at) ATOMIC_STORE(at, 0, SEQ_CST)
+    #else
+    #define ENTER_ALONE(at) ((void)(at), 0)
+    #define LEAVE_ALONE(at) ((void)(at))
+    #endif
+    """
+    bint ENTER_ALONE(int *at) nogil
+    void LEAVE_ALONE(int *at) nogil
+
 cdef extern from "atomics.h" nogil:
     int swap_in_use "ATOMIC_SWAP"(int *at, int value, int order)
     int SEQ_CST
@@ -72,6 +87,7 @@ for _number in range(16):
 Progress = collections.namedtuple("Progress", "directories entries errors queued")
 Progress.__doc__ = "Directories read, entries handed over, errors met; directories queued."
 
+cdef str ITERATED = "the walk is being iterated by another fiber or thread"
 cdef tuple STAGES = ("open", "read", "stat")
 cdef dict ORDERS = {
     "any": ORDER_ANY, "breadth-first": ORDER_BREADTH, "depth-first": ORDER_DEPTH,
@@ -163,7 +179,7 @@ cdef class Engine:
     cdef Batch take(self):
         self.check_here()
         if swap_in_use(&self.in_use, 1, SEQ_CST):
-            raise ValueError("the walk is being iterated by another fiber or thread")
+            raise ValueError(ITERATED)
         try:
             return self.take_one()
         finally:
@@ -313,6 +329,7 @@ cdef object column(Batch batch, void *at, bytes form, Py_ssize_t width, Py_ssize
     return memoryview(c)
 
 
+@cython.no_gc_clear  # its end needs the engine, with which it is in no cycle
 cdef class Batch:
     """Entries as columns: read-only memoryviews that NumPy takes without copying.
 
@@ -634,6 +651,7 @@ cdef class Walk(Iteration):
     cdef Batch batch
     cdef uint32_t at, error_at
     cdef object predicate
+    cdef int in_use
 
     def __init__(self, Engine engine not None, on_error=None, bint gives_errors=False,
                  predicate=None):
@@ -641,14 +659,23 @@ cdef class Walk(Iteration):
         self.predicate = predicate
 
     def __next__(self):
+        if ENTER_ALONE(&self.in_use):
+            raise ValueError(ITERATED)
+        try:
+            return self.next_given()
+        finally:
+            LEAVE_ALONE(&self.in_use)
+
+    cdef object next_given(self):
         cdef Entry entry
         cdef walk_batch *b
         while True:
             if self.batch is None:
                 self.batch = self.next_batch()
                 self.at = self.error_at = 0
-                if self.batch is None:
-                    raise StopIteration
+            if self.is_closed:  # by the end, or by anybody
+                self.batch = None
+                raise StopIteration
             b = self.batch.b
             if self.error_at < b.error_count and b.errors[self.error_at].at <= self.at:
                 self.error_at += 1
@@ -665,10 +692,6 @@ cdef class Walk(Iteration):
                 entry = new_entry(self.batch, self.at - 1)
                 if self.predicate is None or self.predicate(entry):
                     return entry
-
-    cpdef close(self):
-        self.batch = None
-        Iteration.close(self)
 
 
 @cython.final
