@@ -155,6 +155,17 @@ def test_checksums_prints_those_of_given_files(empty: Path, tmp_path: Path) -> N
     assert sorted(lines) == sorted(expected)
 
 
+def test_duplicate_files_finds_those_of_its_own(empty: Path) -> None:
+    assert run_example("duplicate_files.py", empty) == ["50 pairs"]
+
+
+def test_duplicate_files_finds_those_among_given_files(empty: Path, tmp_path: Path) -> None:
+    for name, content in {"a": b"same", "b": b"else", "c": b"same", "d": b"longer"}.items():
+        (tmp_path / name).write_bytes(content)
+    paths = [tmp_path / name for name in "abcd"]
+    assert run_example("duplicate_files.py", empty, *paths) == [f"{paths[0]} {paths[2]}"]
+
+
 def test_copy_files_copies_a_folder_of_its_own(empty: Path) -> None:
     size = sum(len(f"{number}\n") * 1000 for number in range(50))
     assert run_example("copy_files.py", empty) == [f"50 files, {size} bytes", "identical"]

@@ -71,7 +71,7 @@ class IOQueue:
         threads: int | None = None,
         use_ring: bool = True,
         *,
-        in_ring: Collection[str] = ("open", "read"),
+        in_ring: Collection[str] = ("open", "read", "fsync"),
         kernel_threads: int = 8,
     ) -> None: ...
     def __enter__(self) -> IOQueue: ...

@@ -51,7 +51,7 @@ cdef enum:
     POPPED_AT_ONCE = 64
 
 # What the ring is tried for; the rest is done by plain calls.  See docs/ioqueue.md for the figures.
-DEFAULT_IN_RING = ("open", "read")
+DEFAULT_IN_RING = ("open", "read", "fsync")
 
 
 @cython.final
