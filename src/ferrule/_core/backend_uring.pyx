@@ -110,7 +110,6 @@ cdef extern from "uring_abi.h" nogil:
     int URING_CQE_BUFFER_SHIFT
     uint32_t URING_REGISTER_PROBE, URING_REGISTER_ENABLE_RINGS, URING_REGISTER_PBUF_RING
     uint32_t URING_REGISTER_IOWQ_MAX_WORKERS
-    uint32_t URING_CANCEL_ANY, URING_CANCEL_ALL
     int URING_PROBE_SUPPORTED
     uint16_t URING_RECVSEND_POLL_FIRST
 
@@ -523,7 +522,6 @@ cdef class UringBackend(WorkerBackend):
             return 0
         self.is_open = False
         if self.in_flight:
-            self._cancel_all()
             self.drain()
         leaked = self.in_flight
         ring_unregister_own_fd(&self.r)
@@ -532,14 +530,6 @@ cdef class UringBackend(WorkerBackend):
         if self.buffer_ring != NULL and not leaked:
             munmap(self.buffer_ring, BUFFER_COUNT * (sizeof(uring_buf) + BUFFER_SIZE))
         return leaked
-
-    cdef void _cancel_all(self) noexcept:
-        cdef uring_sqe *sqe = self._get_sqe()
-        if sqe != NULL:
-            sqe.opcode = URING_OP_ASYNC_CANCEL
-            sqe.fd = -1
-            sqe.op_flags = URING_CANCEL_ANY | URING_CANCEL_ALL
-            sqe.user_data = NOBODY
 
     cdef void abandon(self) noexcept:
         # The mappings are not inherited (MADV_DONTFORK).

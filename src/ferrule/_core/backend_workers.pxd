@@ -39,7 +39,7 @@ cdef class WorkerBackend(Backend):
     # How long poll() may wait, given that it may wait for `timeout`.
     cdef int64_t limit_wait(self, int64_t timeout) noexcept
     cdef void drain_waker(self) noexcept
-    # poll() until nothing is in flight; gives up after 5 s in which nothing ended.
+    # Cancel what is in flight and poll() until it has ended; gives up after 5 s in vain.
     cdef int drain(self) except -1
     # The last step of close().
     cdef int close_workers(self) except -1

@@ -14,11 +14,12 @@ from libc.stdlib cimport free, malloc
 
 from ferrule._core.backend cimport Backend
 from ferrule._core.operation cimport (
-    OP_IN_THREAD, OP_IN_WORKER, OP_MAY_BLOCK, OP_ON_DISK, OP_POLL, OP_PROVIDED_BUFFER, OP_TIMEOUT,
-    op, op_rows,
+    OP_IN_FLIGHT, OP_IN_THREAD, OP_IN_WORKER, OP_MAY_BLOCK, OP_ON_DISK, OP_POLL,
+    OP_PROVIDED_BUFFER, OP_TIMEOUT, SLOTS_PER_CHUNK, op, op_rows, slots_at,
 )
 
 import os
+import time
 
 cdef extern from *:
     """
@@ -45,7 +46,8 @@ cdef enum:
     WORKERS_MAX = 16
     WAITERS_MAX = 1024       # each FIFO or lock holds one
     INTERRUPT_AGAIN_NS = 2_000_000
-    DRAIN_NS = 5_000_000_000
+    DRAIN_SECONDS = 5
+    DRAIN_STEP_NS = 100_000_000
 
 
 cdef class WorkerBackend(Backend):
@@ -177,13 +179,28 @@ cdef class WorkerBackend(Backend):
     # ---- the end ----
 
     cdef int drain(self) except -1:
-        # Numbered in the scheduler's shutdown: nothing is freed while a thread may write to it.
-        cdef uint32_t before
-        cdef int in_vain = 0
-        while self.in_flight and in_vain < 50:
+        # Numbered in the scheduler's shutdown: nothing is freed while somebody may write to it.
+        cdef uint32_t before, i
+        cdef op *o
+        cdef op *done
+        cdef op *done_tail
+        for i in range(self.table.chunk_count * SLOTS_PER_CHUNK):
+            o = slots_at(self.table, i)
+            if o.state == OP_IN_FLIGHT:
+                self.cancel(o)
+        until = time.monotonic() + DRAIN_SECONDS
+        while self.in_flight and time.monotonic() < until:
             before = self.in_flight
-            self.poll(DRAIN_NS // 50, True)
-            in_vain += self.in_flight == before
+            done, done_tail = self.completed, self.completed_tail
+            self.completed = self.completed_tail = NULL  # so that there is something to wait for
+            self.poll(DRAIN_STEP_NS, True)
+            if done != NULL:
+                done_tail.next = self.completed
+                self.completed = done
+                if self.completed_tail == NULL:
+                    self.completed_tail = done_tail
+            if self.in_flight < before:
+                until = time.monotonic() + DRAIN_SECONDS
         return 0
 
     cdef int close_workers(self) except -1:

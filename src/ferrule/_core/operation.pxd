@@ -154,6 +154,8 @@ cdef extern from "slots.h" nogil:
         uint32_t chunk_count
         uint32_t in_use
         size_t stride
+    uint32_t SLOTS_PER_CHUNK
+    op *slots_at(const slots *s, uint32_t index)
     op *slots_take(slots *s, uint8_t kind, int32_t fd)
     void slots_give(slots *s, op *o)
     uint64_t slots_user_data(const op *o)

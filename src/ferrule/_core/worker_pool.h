@@ -88,18 +88,26 @@ static inline void pool_leave(struct pool *p, struct pool_worker *self) {
 
 /* Sends go in the steps in which the socket takes them, as with the other engines: a blocking send(2)
  * would wait until it has taken everything. */
-static inline int64_t pool_send(struct op *o) {
-    int64_t result;
-    while ((result = op_rows[o->kind].attempt_now(o)) == -EAGAIN) {
-        struct pollfd p = {.fd = o->fd, .events = POLLOUT};
-        if (o->flags & MSG_DONTWAIT || poll(&p, 1, -1) < 0) return -errno;
-    }
-    return result;
+static inline int64_t pool_attempt_once(struct op *o) {
+    int sends = o->kind == OP_SEND || o->kind == OP_SENDMSG;
+    return sends ? op_rows[o->kind].attempt_now(o) : op_rows[o->kind].attempt(o);
 }
 
+static inline int pool_may_wait(const struct op *o) {
+    int has_flags = o->kind == OP_RECV || o->kind == OP_RECVMSG || o->kind == OP_SEND ||
+                    o->kind == OP_SENDMSG;
+    return op_rows[o->kind].poll_events && !(o->traits & OP_IN_WORKER) &&
+           !(has_flags && o->flags & MSG_DONTWAIT);
+}
+
+/* -EAGAIN comes from sends, and from descriptors that somebody made O_NONBLOCK. */
 static inline int64_t pool_attempt(struct op *o) {
-    int sends = o->kind == OP_SEND || o->kind == OP_SENDMSG;
-    return sends ? pool_send(o) : op_rows[o->kind].attempt(o);
+    int64_t result;
+    while ((result = pool_attempt_once(o)) == -EAGAIN && pool_may_wait(o)) {
+        struct pollfd p = {.fd = o->fd, .events = op_rows[o->kind].poll_events};
+        if (poll(&p, 1, -1) < 0) return -errno;
+    }
+    return result;
 }
 
 static inline int64_t pool_perform(struct op *o) {
