@@ -22,6 +22,21 @@ SOURCES := $(shell find src -type f -not -name '*.pyc') meson.build pyproject.to
 
 build: $(VENV)/.built
 
+# libkqueue, where its packages lie beside the repository: then the kqueue engine is built and tested.
+LIBKQUEUE := build/libkqueue
+LIBKQUEUE_PACKAGES := $(if $(shell command -v dpkg), \
+    $(wildcard ../shared/deps/libkqueue*_$(shell dpkg --print-architecture 2>/dev/null).deb))
+ifneq ($(strip $(LIBKQUEUE_PACKAGES)),)
+KQUEUE_ARGS := --config-settings=setup-args=-Dlibkqueue=$(CURDIR)/$(LIBKQUEUE)
+$(VENV)/.built: $(LIBKQUEUE)/.unpacked
+endif
+
+$(LIBKQUEUE)/.unpacked: $(LIBKQUEUE_PACKAGES) $(VENV)/.deps
+	rm -rf $(LIBKQUEUE) && mkdir -p $(LIBKQUEUE)
+	for package in $(LIBKQUEUE_PACKAGES); do dpkg -x $$package $(LIBKQUEUE) || exit 1; done
+	test ! -d $(BUILD) || PATH="$(CURDIR)/$(BIN):$$PATH" meson setup --reconfigure $(BUILD)  # a new option
+	touch $@
+
 # Debian splits off venv and the headers; root can be helped, others are told.
 $(VENV)/.deps: requirements-dev.txt tools/prepare-machine
 	tools/prepare-machine $(PYTHON)
@@ -35,7 +50,7 @@ $(VENV)/.built: $(VENV)/.deps $(SOURCES)
 	mkdir -p $(BUILD)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	    --no-build-isolation --no-deps --force-reinstall \
-	    --config-settings=build-dir=$(BUILD) --config-settings=setup-args=-Dwerror=true .
+	    --config-settings=build-dir=$(BUILD) --config-settings=setup-args=-Dwerror=true $(KQUEUE_ARGS) .
 	touch $@
 
 # All of it; with PYTEST_ARGS only what they choose.
@@ -145,7 +160,7 @@ $(BENCH_VENV)/.ferrule: $(VENV)/.built $(BENCH_VENV)/.peers
 	rm -rf build/wheel
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip wheel --quiet \
 	    --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir build/wheel \
-	    --config-settings=build-dir=$(BUILD) --config-settings=setup-args=-Dwerror=true .
+	    --config-settings=build-dir=$(BUILD) --config-settings=setup-args=-Dwerror=true $(KQUEUE_ARGS) .
 	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	    --no-deps --force-reinstall build/wheel/*.whl
 	touch $@

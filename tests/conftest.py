@@ -59,6 +59,13 @@ def run(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> C
     return runner(request.param, unavailable)
 
 
+@pytest.fixture
+def kept_socket_errors(request: pytest.FixtureRequest) -> None:
+    """For tests of an error that comes to a socket while a fiber waits for it."""
+    if request.node.callspec.params.get("run") == "kqueue" and sys.platform == "linux":
+        pytest.skip("libkqueue takes a socket's error (SO_ERROR) when it reports the end")
+
+
 @pytest.fixture(params=["standard", "os_threads", *BACKENDS])
 def world(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> World:
     """The standard library's classes in threads, Ferrule's in threads, and Ferrule's in fibers."""

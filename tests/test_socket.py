@@ -114,6 +114,7 @@ def test_a_half_closed_connection_still_carries_the_other_direction(run: Run) ->
     run(main)
 
 
+@pytest.mark.usefixtures("kept_socket_errors")
 def test_a_reset_raises_connection_reset_in_a_waiting_reader(run: Run) -> None:
     def main() -> None:
         with tcp_pair() as (client, server):

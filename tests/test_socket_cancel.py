@@ -603,6 +603,7 @@ def reset(sock: Any) -> None:
     sock.close()
 
 
+@pytest.mark.usefixtures("kept_socket_errors")
 @each_receiver
 @pytest.mark.parametrize("early", [False, True], ids=["while it waits", "before it waits"])
 def test_a_reset_reaches_every_receiver(

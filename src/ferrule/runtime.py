@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import importlib
+import importlib.util
 import math
 import os
 import signal
@@ -25,9 +26,10 @@ Ts = TypeVarTuple("Ts")
 
 MAX_THREADS = 64
 BACKENDS = ("uring", "kqueue", "epoll", "threads")
-# Of those that this version has: their classes, and the modules of ferrule._core that have them.
+# Their classes, and the modules of ferrule._core that have them: not all are built on all systems.
 ENGINES = {
     "uring": ("backend_uring", "UringBackend"),
+    "kqueue": ("backend_kqueue", "KqueueBackend"),
     "epoll": ("backend_epoll", "EpollBackend"),
     "threads": ("backend_threads", "ThreadsBackend"),
 }
@@ -44,12 +46,17 @@ def _choose_backend(name: str | None) -> str:
         return "uring"
     if name not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}; not {name!r}")
-    if name not in ENGINES:
+    built = [each for each in BACKENDS if _is_built(each)]
+    if name not in built:
         raise BackendUnavailable(
-            f"the {name} backend is not built yet; this version has: {', '.join(ENGINES)}.  "
+            f"the {name} backend is not in this build, which has: {', '.join(built)}.  "
             "Leave backend (and FERRULE_BACKEND) at 'auto'"
         )
     return name
+
+
+def _is_built(name: str) -> bool:
+    return importlib.util.find_spec(f"ferrule._core.{ENGINES[name][0]}") is not None
 
 
 def _choose_threads(threads: int | None) -> int:

@@ -1,0 +1,6 @@
+from typing import final
+
+from ferrule._core.backend_readiness import ReadinessBackend
+
+@final
+class KqueueBackend(ReadinessBackend): ...
