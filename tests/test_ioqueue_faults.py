@@ -353,6 +353,38 @@ def test_many_calls_at_once_from_fibers_and_threads(run: Run) -> None:
     run(main)
 
 
+def test_two_fibers_in_one_iterator_are_told_so(run: Run, tmp_path: Path, fifo: Path) -> None:
+    def main() -> None:
+        with IOQueue(threads=1, use_ring=False) as queue:
+            blocked = queue.open(fifo)
+            queue.flush()
+            found = queue.iter_files(["/etc/passwd"] * 3)
+            first = ferrule.spawn(next, found)
+            ferrule.sleep(0.01)
+            with pytest.raises(ValueError, match="another fiber"):
+                next(found)
+            writer = os.open(fifo, os.O_RDWR)
+            assert first.result()[0] == "/etc/passwd"
+            assert len(list(found)) == 2
+            os.close(result(queue.pop()))
+            os.close(writer)
+            assert blocked.done
+
+    run(main)
+
+
+def test_threads_that_close_at_once_close_once() -> None:
+    for _ in range(20):
+        queue = IOQueue()
+        queue.nop()
+        threads = [threading.Thread(target=queue.close) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert queue.closed
+
+
 # ---- forks and ends ----
 
 

@@ -24,7 +24,8 @@ from ferrule._core.operation cimport (
     op, op_rows,
 )
 from ferrule._core.scheduler cimport (
-    Scheduler, Slot, deadline_after, monotonic_ns, raise_error, scheduler_or_none,
+    Scheduler, Slot, deadline_after, monotonic_ns, mutex, mutex_lock, mutex_unlock, raise_error,
+    scheduler_or_none,
 )
 from ferrule._core.stat_result cimport new_stat_result, statx_buf
 
@@ -106,6 +107,7 @@ cdef class IOQueue:
     cdef io_queue q
     cdef Client main
     cdef list clients, spare, orphans     # of the bulk methods: all, free ones, broken off
+    cdef mutex guard                      # of closed_
     cdef bint is_running, closed_, dead
     cdef object __weakref__
     cdef readonly uint32_t depth, threads
@@ -660,9 +662,8 @@ cdef class IOQueue:
         Calls that wait for somebody else (a FIFO's open) are interrupted.  Parks only the fiber;
         never raises Cancelled.
         """
-        if self.main is None or self.closed_:
+        if self.main is None or not self._claim_end():
             return
-        self.closed_ = True
         open_queues.discard(self)
         if self.dead:
             return
@@ -674,6 +675,14 @@ cdef class IOQueue:
             io_queue_close(&self.q)
         self.is_running = False
         self._discard()
+
+    cdef bint _claim_end(self) noexcept:
+        """Whether nobody has closed it before."""
+        mutex_lock(&self.guard)
+        cdef bint first = not self.closed_
+        self.closed_ = True
+        mutex_unlock(&self.guard)
+        return first
 
     cdef int _await_workers(self) except -1:
         cdef int64_t pause_ns = 50_000
@@ -707,9 +716,8 @@ cdef class IOQueue:
 
     def __del__(self):
         # By the collector: nothing may switch, and nobody asked to be blocked for long.
-        if not self.is_running or self.dead or self.closed_:
+        if not self.is_running or self.dead or not self._claim_end():
             return
-        self.closed_ = True
         try:
             warnings.warn(f"unclosed I/O queue ({self.main.in_flight()} requests in flight): call "
                           "close() or use it as a context manager", ResourceWarning, source=self)

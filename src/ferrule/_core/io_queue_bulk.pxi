@@ -150,11 +150,29 @@ cdef class Results:
     """An iterator over (path, result) of many requests, in the order of their coming."""
     cdef Bulk bulk
     cdef Py_ssize_t at
+    cdef mutex guard            # of the next line
+    cdef bint busy              # a fiber or thread is inside
 
     def __iter__(self):
         return self
 
     def __next__(self):
+        self._enter()
+        try:
+            return self._next()
+        finally:
+            self.busy = False
+
+    cdef int _enter(self) except -1:
+        mutex_lock(&self.guard)
+        cdef bint busy = self.busy
+        self.busy = True
+        mutex_unlock(&self.guard)
+        if busy:
+            raise ValueError("another fiber or thread waits in this iterator")
+        return 0
+
+    cdef object _next(self):
         cdef list found = self.bulk.results
         while self.at >= len(found):
             self.at = 0
@@ -168,7 +186,9 @@ cdef class Results:
 
     def close(self):
         """Drop what has not come.  Idempotent; not a switch point."""
+        self._enter()
         self.bulk.break_off()
+        self.busy = False
 
     def __enter__(self):
         return self
