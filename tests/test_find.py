@@ -293,6 +293,24 @@ def test_the_exit_status_and_messages_are_those_of_find(find: Finding) -> None:
     assert ours.err.decode() == "ferrule " + gnu.err.decode().replace(str(GNU), "find")
 
 
+@pytest.mark.parametrize(
+    "line", ["-L top", "-L top -type l", "top -xtype l", "top -xtype f", "-L top -maxdepth 1 -ls",
+             "top -printf %p|%Y\\n", "-H top/itself", "top -type l"],
+)
+def test_a_link_to_itself_is_an_error_for_who_follows_it(
+    tmp_path: Path, capfdbinary: Any, line: str
+) -> None:
+    (tmp_path / "top/d").mkdir(parents=True)
+    (tmp_path / "top/itself").symlink_to("itself")
+    (tmp_path / "top/dangling").symlink_to("nowhere")
+    find = Finding(tmp_path, capfdbinary)
+    ours, gnu = find.ours(*line.split()), find.gnu(*line.split())
+    assert [each.split() for each in ours.names()] == [each.split() for each in gnu.names()]
+    assert ours.status == gnu.status
+    assert ours.err.decode() == "ferrule " + gnu.err.decode().replace(str(GNU), "find") or (
+        not gnu.err and not ours.err)
+
+
 def test_an_unreadable_directory_is_told_and_shown(tmp_path: Path) -> None:
     if os.geteuid() == 0 and not Path("/usr/bin/setpriv").exists():
         pytest.skip("root may read everything, and setpriv is not there")

@@ -10,15 +10,15 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from ferrule._core.entry_filter cimport (
-    EntryFilter, entry_open_dir, entry_view, filter_outcome, filter_set_external, filter_streams,
-    text_buffer,
-)
-from ferrule._core.walk cimport (
+from ferrule._core.dir_walk cimport (
     LINKS_ALWAYS, LINKS_NEVER, LINKS_ROOTS, ORDER_BREADTH, ORDER_POST, WALK_BATCH, WALK_ENDED,
     WALK_FAILED, WALK_WAIT, batch_return, walk, walk_batch, walk_calm, walk_config, walk_error,
     walk_new, walk_progress, walk_read_progress, walk_release, walk_rescue, walk_start, walk_stop,
     walk_take, walk_wake_fd,
+)
+from ferrule._core.entry_filter cimport (
+    EntryFilter, entry_open_dir, entry_view, filter_outcome, filter_set_external, filter_streams,
+    text_buffer,
 )
 
 import os

@@ -12,6 +12,15 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
+from ferrule._core.dir_walk cimport (
+    FIELD_ATIME, FIELD_BLKSIZE, FIELD_BLOCKS, FIELD_BTIME, FIELD_CTIME, FIELD_DEV, FIELD_GID,
+    FIELD_INO, FIELD_MODE, FIELD_MTIME, FIELD_NLINK, FIELD_RDEV, FIELD_SIZE, FIELD_UID,
+    LINKS_ALWAYS, LINKS_NEVER, LINKS_ROOTS, ORDER_ANY, ORDER_BREADTH, ORDER_DEPTH, ORDER_POST,
+    WALK_ENDED, WALK_FAILED, WALK_FIELDS, WALK_WAIT, batch_return, walk_add_fault, walk_batch,
+    walk_calm, walk_error, walk_field_rows, walk_forget_types, walk_is_pruned, walk_new,
+    walk_progress, walk_prune, walk_read_progress, walk_release, walk_rescue, walk_start,
+    walk_stop, walk_take, walk_wake_fd,
+)
 from ferrule._core.files cimport file_facts, stat_result
 from ferrule._core.fs_paths import lstat as lstat_in_fiber, stat as stat_in_fiber
 from ferrule._core.operation cimport OP_POLL
