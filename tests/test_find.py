@@ -311,6 +311,16 @@ def test_a_link_to_itself_is_an_error_for_who_follows_it(
         not gnu.err and not ours.err)
 
 
+def test_a_loop_that_closes_at_a_directory_is_an_error(tmp_path: Path, capfdbinary: Any) -> None:
+    (tmp_path / "top/d/x/y").mkdir(parents=True)
+    (tmp_path / "top/enter").symlink_to("d/x")
+    (tmp_path / "top/d/x/up").symlink_to("..")
+    result = Finding(tmp_path, capfdbinary).same("-L", "top")
+    assert result.status == 1
+    assert b"top/enter/up/x\n" not in result.out
+    assert "file system loop: ‘top/enter/up/x’".encode() in result.err
+
+
 def test_an_unreadable_directory_is_told_and_shown(tmp_path: Path) -> None:
     if os.geteuid() == 0 and not Path("/usr/bin/setpriv").exists():
         pytest.skip("root may read everything, and setpriv is not there")

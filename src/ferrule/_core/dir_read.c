@@ -216,20 +216,28 @@ static int is_loop(const struct visit *v) {
     return 0;
 }
 
+/* A loop begins at a link, but may close at a directory that is in one above by its name. */
+static int may_be_loop(const struct visit *v) {
+    for (const struct walk_node *n = v->dir; n; n = n->parent)
+        if (n->ino == v->view.inode) return 1;
+    return 0;
+}
+
 /* Make sure of the type.  -1: there is no such entry for the consumer, but an error. */
 static int resolve_type(struct visit *v) {
     const struct walk_config *c = &v->worker->walk->config;
     int was_link = v->view.type == DT_LNK;
-    v->follow = c->links == LINKS_ALWAYS || (c->links == LINKS_ROOTS && !v->dir);
+    int all = c->links == LINKS_ALWAYS;
+    v->follow = all || (c->links == LINKS_ROOTS && !v->dir);
     if (v->view.type != DT_UNKNOWN && !(was_link && v->follow)) {
         v->follow = 0;
-        return 0;
+        if (!all || v->view.type != DT_DIR || !may_be_loop(v)) return 0;
     }
     int stage = STAGE_STAT, err = fetch_stat(&v->view, STATX_TYPE | STATX_INO);
     if (!err) {
         v->view.type = IFTODT(v->view.stat->mode);
         v->view.inode = v->view.stat->inode;
-        if (!v->follow || v->view.type != DT_DIR || !is_loop(v)) return 0;
+        if (!all || v->view.type != DT_DIR || !is_loop(v)) return 0;
         stage = STAGE_OPEN;
         err = ELOOP;
     }
