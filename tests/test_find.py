@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from find_support import GNU, Finding, grow_tree, needs_gnu
 
 pytestmark = needs_gnu
+FIND = ("-m", "ferrule", "find")
 
 
 @pytest.fixture(scope="module")
@@ -522,12 +524,33 @@ def test_a_terminal_is_not_upset_by_names(tree: Path) -> None:
     assert b"\033[" not in run_in_terminal(tree, "a", "-nocolor", "-name", "b")
 
 
-def run_in_terminal(directory: Path, *words: str) -> bytes:
+def test_a_closed_output_is_an_error_and_no_file_takes_its_place(tmp_path: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m ferrule find . -print -fprint file >&-", shell=True, cwd=tmp_path,
+        capture_output=True, text=True, timeout=60)
+    assert done.stderr == "ferrule find: Bad file descriptor\n"
+    assert done.returncode == 1
+    assert (tmp_path / "file").read_bytes().count(b".\n") <= 1
+
+
+def test_a_walk_that_takes_long_tells_how_far_it_is(tree: Path) -> None:
+    script = ("import sys; from ferrule.cli import find, find_report\n"
+              "find_report.FIRST_AFTER = find_report.EVERY = 0.0\n"
+              "sys.exit(find.main(sys.argv[1:]))")
+    seen = run_in_terminal(tree, "a", "-name", "run.sh", program=["-c", script], errors_too=True)
+    assert b" directories read, " in seen
+    assert b"\r\033[K" in seen
+    assert seen.endswith((b"run.sh\033[0m\r\n", b"\033[K"))
+
+
+def run_in_terminal(directory: Path, *words: str, program: Sequence[str] = FIND,
+                    errors_too: bool = False) -> bytes:
     import pty
 
     ours, theirs = pty.openpty()
-    child = subprocess.Popen([sys.executable, "-m", "ferrule", "find", *words], cwd=directory,
-                             stdout=theirs, env={**os.environ, "TERM": "xterm"})
+    child = subprocess.Popen([sys.executable, *program, *words], cwd=directory, stdout=theirs,
+                             stderr=theirs if errors_too else None,
+                             env={**os.environ, "TERM": "xterm", "NO_COLOR": ""})
     os.close(theirs)
     seen = b""
     try:

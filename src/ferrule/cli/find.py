@@ -59,6 +59,7 @@ def main(words: list[str]) -> int:
 def _find(words: list[str]) -> int:
     from ferrule.cli.find_expression import Parser
 
+    _open_standard_descriptors()
     to_terminal = os.isatty(1)
     command = Parser(words, to_terminal=to_terminal).parse()
     for warning in command.warnings:
@@ -70,6 +71,15 @@ def _find(words: list[str]) -> int:
         for fd in fds:
             if fd > 2:
                 os.close(fd)
+
+
+def _open_standard_descriptors() -> None:
+    """What is opened later must not take the number of one that whoever started us has closed."""
+    for fd, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", flags)  # the lowest free number; for 1 writing fails
 
 
 def _open_files(names: list[str]) -> tuple[int, ...]:
