@@ -1,5 +1,5 @@
 # Every target sets itself up: it makes .venv, installs what is needed, builds, then does its job.
-#   make demo | test | test-free-threaded | sanitize | sanitize-all | check | bench | soak | build | clean
+#   make demo | test | test-backends | test-free-threaded | sanitize | sanitize-all | check | bench | soak | build | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +17,7 @@ SANITIZED_C := $(C_TESTS:=.address) $(C_TESTS:=.thread) $(SANITIZED)/c/mistakes.
     $(EXPLORING:tests/c/%.c=$(SANITIZED)/c/%.explored)
 SOURCES := $(shell find src -type f -not -name '*.pyc') meson.build pyproject.toml
 
-.PHONY: build test test-free-threaded sanitize sanitize-all check demo bench soak clean
+.PHONY: build test test-backends test-free-threaded sanitize sanitize-all check demo bench soak clean
 .DELETE_ON_ERROR:
 
 build: $(VENV)/.built
@@ -57,8 +57,18 @@ $(VENV)/.built: $(VENV)/.deps $(SOURCES)
 test: build
 	$(BIN)/python -m pytest --outcomes=build/outcomes.json $(PYTEST_ARGS)
 	$(if $(strip $(PYTEST_ARGS)),,$(BIN)/python tools/ring_coverage.py build/outcomes.json)
+	$(if $(strip $(PYTEST_ARGS)),,$(MAKE) test-backends)
 	$(if $(strip $(PYTEST_ARGS)),,$(MAKE) test-free-threaded)
 	$(if $(strip $(PYTEST_ARGS)),,$(MAKE) sanitize)
+
+# What comes down to an engine, on each of the others; the rest is tested once, on uring.  The tests'
+# ids name the engine.
+BACKENDS := epoll
+BACKEND_TESTS := $(patsubst %,tests/test_%.py,readiness socket socket_cancel socket_faults udp unix \
+    connect_tcp serve_tcp batch files open fs file_faults file_locks time runtime deadlock cancel)
+
+test-backends: build
+	FERRULE_TEST_BACKENDS=$(BACKENDS) $(BIN)/python -m pytest -q $(BACKEND_TESTS)
 
 # What tasks, groups, scopes and the synchronisation classes are made of, without the GIL: on one
 # loop thread, and what tests/test_threads.py does with several.

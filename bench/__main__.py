@@ -29,6 +29,7 @@ NAMES = (
     "static",
     "parked",
     "import_time",
+    "empty_run",
     "ring_nops",
     "ring_random",
     "ring_warm",

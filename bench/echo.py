@@ -37,8 +37,7 @@ def announce(sock: Any) -> None:
     print(sock.getsockname()[1], flush=True)
 
 
-@PEERS.add("Ferrule")
-def ferrule_server(options: dict[str, Any]) -> None:
+def serve_echo(backend: Any) -> None:
     import socket
 
     import ferrule
@@ -56,7 +55,17 @@ def ferrule_server(options: dict[str, Any]) -> None:
         for conn in listener:
             ferrule.spawn(echo, conn)
 
-    ferrule.run(main)
+    ferrule.run(main, backend=backend)
+
+
+@PEERS.add("Ferrule")
+def ferrule_server(options: dict[str, Any]) -> None:
+    serve_echo("uring")
+
+
+@PEERS.add("Ferrule on epoll")
+def ferrule_epoll_server(options: dict[str, Any]) -> None:
+    serve_echo("epoll")
 
 
 @PEERS.add("Ferrule recv_into")
@@ -230,6 +239,7 @@ def measure(benchmark: Benchmark, case: Case, peer: str, settings: Settings) -> 
 
 
 SMALL = [name for name in PEERS if name not in ("Ferrule recv_into", "uvloop BufferedProtocol")]
+ON_EPOLL = "Ferrule on epoll"
 LARGE = ["Ferrule recv_into", *(name for name in PEERS if name != "Ferrule recv_into")]
 
 BENCHMARK = Benchmark(
@@ -252,6 +262,9 @@ BENCHMARK = Benchmark(
         Target("64 B, 64 connections", "C epoll", at_least=0.75),
         Target("64 B, 64 connections", "uvloop Protocol", at_least=1.2),
         Target("64 B, 64 connections", "gevent", at_least=3),
+        Target("64 B, 64 connections", "Ferrule", at_least=0.8, subject=ON_EPOLL),
+        Target("64 B, 64 connections", "uvloop Protocol", at_least=1.0, subject=ON_EPOLL),
+        Target("64 B, 64 connections", "gevent", at_least=2.5, subject=ON_EPOLL),
         Target("64 B, 1 connection", "C epoll", at_least=0.9),
         Target("64 B, 1 connection", "uvloop Protocol", at_least=0.95),
         Target("64 B, 512 connections", "C epoll", at_least=0.6),

@@ -17,6 +17,7 @@ import pytest
 
 import ferrule
 import ferrule.runtime
+from ferrule._core import backend_uring
 from ferrule._core import ring as ring_core
 from sync_support import STANDARD, World
 
@@ -155,8 +156,14 @@ def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
 def hidden_operations() -> Iterator[Callable[..., None]]:
     """Let io_uring operations seem missing from this kernel, until the test ends."""
     hidden: list[int] = []
-    yield lambda *opcodes: hidden.extend(ring_core._hide_operations(opcodes))
+
+    def hide(*opcodes: int) -> None:
+        hidden.extend(ring_core._hide_operations(opcodes))
+        backend_uring._hide_operations(opcodes)
+
+    yield hide
     ring_core._show_operations(hidden)
+    backend_uring._show_operations(range(256))
 
 
 def pytest_collection_finish() -> None:

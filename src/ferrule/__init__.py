@@ -34,7 +34,8 @@ from ferrule._core.sync import (
     Semaphore,
 )
 from ferrule.clocks import Clock, now, sleep_until
-from ferrule.runtime import BackendUnavailable, Runtime, current_runtime, run
+from ferrule.engines import BackendUnavailable
+from ferrule.runtime import Runtime, current_runtime, run
 from ferrule.tasks import TaskGroup, fail_after, move_on_after, shield
 
 if TYPE_CHECKING:

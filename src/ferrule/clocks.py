@@ -34,7 +34,8 @@ def now(clock: Clock = Clock.MONOTONIC) -> float:
 def sleep_until(when: float, clock: Clock = Clock.MONOTONIC) -> None:
     """Park this fiber until ``when`` seconds on ``clock``; a time that has passed only yields.
 
-    On REALTIME and BOOTTIME the kernel follows jumps of the clock.  A switch and cancellation
+    On REALTIME and BOOTTIME it follows jumps of the clock: on io_uring at once, on other engines
+    within a second.  A switch and cancellation
     point.
     """
     if not when == when:

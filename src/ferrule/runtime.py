@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import importlib
-import importlib.util
 import math
 import os
 import signal
@@ -16,6 +14,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, TypeVarTuple
 
 from ferrule._core import scheduler as _scheduler
+from ferrule.engines import ENGINES, choose, engine_class, forget_choice, refuse
 
 if TYPE_CHECKING:
     from ferrule.executor import Future
@@ -25,38 +24,17 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 MAX_THREADS = 64
-BACKENDS = ("uring", "kqueue", "epoll", "threads")
-# Their classes, and the modules of ferrule._core that have them: not all are built on all systems.
-ENGINES = {
-    "uring": ("backend_uring", "UringBackend"),
-    "kqueue": ("backend_kqueue", "KqueueBackend"),
-    "epoll": ("backend_epoll", "EpollBackend"),
-    "threads": ("backend_threads", "ThreadsBackend"),
-}
+BACKENDS = tuple(ENGINES)
 Backend = Literal["auto", "uring", "kqueue", "epoll", "threads"]
-
-
-class BackendUnavailable(RuntimeError):
-    """The engine asked for does not exist here or is refused by the system; says why."""
 
 
 def _choose_backend(name: str | None) -> str:
     name = name or os.environ.get("FERRULE_BACKEND") or "auto"
     if name == "auto":
-        return "uring"
+        return choose()
     if name not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}; not {name!r}")
-    built = [each for each in BACKENDS if _is_built(each)]
-    if name not in built:
-        raise BackendUnavailable(
-            f"the {name} backend is not in this build, which has: {', '.join(built)}.  "
-            "Leave backend (and FERRULE_BACKEND) at 'auto'"
-        )
     return name
-
-
-def _is_built(name: str) -> bool:
-    return importlib.util.find_spec(f"ferrule._core.{ENGINES[name][0]}") is not None
 
 
 def _choose_threads(threads: int | None) -> int:
@@ -166,7 +144,8 @@ class Runtime:
             try:
                 return self._scheduler.run(main, args)
             except _scheduler.EngineUnavailable as exc:
-                raise BackendUnavailable(_why_unavailable(exc)) from exc
+                forget_choice()
+                raise refuse(self.backend, exc) from exc
             finally:
                 self._entrance.close()
                 if not self._scheduler.dead:  # after a fork its threads are the parent's
@@ -235,31 +214,11 @@ def _observers(runtime: Runtime) -> contextlib.AbstractContextManager[object]:
 
 
 def _new_crew(backend: str, threads: int, max_fibers: int | None) -> _scheduler.Crew:
-    module, name = ENGINES[backend]
-    new_backend = getattr(importlib.import_module(f"ferrule._core.{module}"), name)
+    try:
+        new_backend = engine_class(backend)
+    except ImportError as exc:
+        raise refuse(backend, exc) from exc
     return _scheduler.Crew(new_backend, threads, max_fibers)
-
-
-def _why_unavailable(exc: OSError) -> str:
-    """The likely cause of a refused io_uring, and the remedy."""
-    import errno
-
-    causes = {
-        errno.EPERM: "it is forbidden: by sysctl kernel.io_uring_disabled (0 allows it), or by a "
-        "seccomp filter, as container runtimes install (allow io_uring_setup, io_uring_enter and "
-        "io_uring_register)",
-        errno.ENOSYS: "this kernel has none (Linux 5.10 or later is needed), or a seccomp filter "
-        "hides it",
-        errno.ENOMEM: "there is no memory for the ring: before Linux 5.12 that is RLIMIT_MEMLOCK "
-        "(ulimit -l)",
-        errno.EMFILE: "the process has no free file descriptor: raise RLIMIT_NOFILE (ulimit -n)",
-        errno.ENFILE: "the system has no free file descriptor",
-    }
-    why = causes.get(exc.errno or 0, "the kernel gave no reason that is known here")
-    return (
-        f"io_uring cannot be used: {exc.strerror}: {why}.  "
-        "This version has no other backend; `ferrule doctor` shows what was tried"
-    )
 
 
 class _Interrupts:

@@ -1,4 +1,4 @@
-# The contract of an engine.  A scheduler owns one; everything but wake() is called by its thread.
+# What an engine has to have; backend.pyx has what it promises.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ferrule._core.operation cimport OP_COMPLETED, op, slots
@@ -15,9 +15,9 @@ cdef class Backend:
     cdef uint32_t direct_sends   # with more in flight than this, sends are better queued
     cdef readonly uint64_t enters, sqes, cqes, wakes
 
-    # Called once, on the thread that will poll.
+    # Called once, on the thread that will poll.  OSError: the system refuses.
     cdef int open(self) except -1
-    # Begin an operation.  Its completion, also an immediate failure, comes out of poll().
+    # Begin an operation.  Its completion, also an immediate failure, goes to `completed`.
     cdef void start(self, op *o) noexcept
     # Ask for an early end.  The operation still completes, with its result or -ECANCELED/-EINTR.
     cdef void cancel(self, op *o) noexcept

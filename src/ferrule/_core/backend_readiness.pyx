@@ -14,10 +14,10 @@ from libc.errno cimport EAGAIN, EBADF, EINTR, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM
 from libc.stdint cimport int16_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
-from ferrule._core.backend_workers cimport WorkerBackend
+from ferrule._core.backend_workers cimport WorkerBackend, must_not_wait
 from ferrule._core.operation cimport (
     OP_CANCEL_SENT, OP_DRAINS, OP_IN_FLIGHT, OP_IN_THREAD, OP_IN_WORKER, OP_MAY_BLOCK, OP_ON_DISK,
-    OP_POLL, OP_PROVIDED_BUFFER, OP_RECV, OP_RECVMSG, OP_SEND, OP_SENDMSG, OP_TIMEOUT, op,
+    OP_POLL, OP_PROVIDED_BUFFER, OP_RECV, OP_TIMEOUT, op,
     op_try_recv, timer, timers, timers_free, timers_nearest, timers_remove,
 )
 
@@ -413,11 +413,6 @@ cdef class ReadinessBackend(WorkerBackend):
 cdef bint is_picky(op *o) noexcept:
     """Whether it waits on though there is something: nobody else may learn from it."""
     return o.kind == OP_RECV and o.flags & MSG_PEEK and o.flags & MSG_WAITALL
-
-
-cdef bint must_not_wait(op *o) noexcept:
-    return (o.kind in (OP_RECV, OP_SEND, OP_RECVMSG, OP_SENDMSG)
-            and o.flags & MSG_DONTWAIT != 0)
 
 
 cdef bint is_stream(int fd) noexcept:

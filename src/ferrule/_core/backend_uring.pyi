@@ -1,8 +1,12 @@
+from collections.abc import Iterable
 from typing import final
 
 from ferrule._core.backend_workers import WorkerBackend
 
 LADDER: tuple[tuple[str, int], ...]
+
+def _hide_operations(opcodes: Iterable[int]) -> None: ...
+def _show_operations(opcodes: Iterable[int]) -> None: ...
 
 @final
 class UringBackend(WorkerBackend):

@@ -23,15 +23,15 @@ cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport (
-    EAGAIN, EBADF, EBUSY, EINTR, EINVAL, ENOMEM,
+    EAGAIN, EBADF, EBUSY, EINTR, EINVAL, ENOMEM, ENOSYS, EOPNOTSUPP,
 )
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from ferrule._core.backend_workers cimport WorkerBackend, waker
+from ferrule._core.backend_workers cimport WorkerBackend, must_not_wait, waker
 from ferrule._core.operation cimport (
-    OP_CANCEL_SENT, OP_IN_FLIGHT, OP_IN_THREAD, OP_IN_WORKER, OP_MAY_BLOCK, OP_PROVIDED_BUFFER,
-    op, op_rows, slots_find, slots_user_data, uring_timespec,
+    OP_CANCEL_SENT, OP_IN_FLIGHT, OP_IN_THREAD, OP_IN_WORKER, OP_MAY_BLOCK, OP_ON_DISK,
+    OP_PROVIDED_BUFFER, OP_READ, OP_READV, OP_WRITE, OP_WRITEV, op, op_rows, slots_find, slots_user_data, uring_timespec,
 )
 
 import os
@@ -57,9 +57,13 @@ cdef extern from *:
     #define atomic_set_u16(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     /* A row's prepare, called through its const pointer. */
     #define op_prepare(o, sqe) op_rows[(o)->kind].prepare((o), (sqe))
+    #define op_attempt_now(o) op_rows[(o)->kind].attempt_now(o)
+    #define op_can_attempt(o) (op_rows[(o)->kind].attempt_now != NULL)
     """
     void atomic_set_u16(uint16_t *p, uint16_t v) nogil
     void op_prepare(op *o, uring_sqe *sqe) nogil
+    int64_t op_attempt_now(op *o) nogil
+    bint op_can_attempt(op *o) nogil
 
 cdef extern from "uring_abi.h" nogil:
     struct uring_sqe:
@@ -96,6 +100,8 @@ cdef extern from "uring_abi.h" nogil:
         uint8_t ops_len
         uring_probe_op ops[256]
     enum:
+        URING_OP_NOP
+        URING_OP_RECV
         URING_OP_ASYNC_CANCEL
         URING_OP_POLL_ADD
         URING_OP_TIMEOUT
@@ -168,6 +174,22 @@ LADDER = (
 )
 
 
+# For tests: operations that are to seem missing from this kernel.
+cdef uint8_t hidden[256]
+
+
+def _hide_operations(opcodes):
+    """For tests: let these opcodes seem missing, to engines that are opened from now on."""
+    for opcode in opcodes:
+        hidden[<uint8_t>opcode] = 1
+
+
+def _show_operations(opcodes):
+    """For tests: undo _hide_operations."""
+    for opcode in opcodes:
+        hidden[<uint8_t>opcode] = 0
+
+
 @cython.final
 cdef class UringBackend(WorkerBackend):
     cdef ring r
@@ -192,8 +214,9 @@ cdef class UringBackend(WorkerBackend):
 
     cdef int open(self) except -1:
         self._set_up()
-        self._probe()
         try:
+            self._probe()
+            self._do_nothing()
             self.open_workers()
         except OSError:
             ring_close(&self.r)
@@ -232,10 +255,24 @@ cdef class UringBackend(WorkerBackend):
         # A message to no ring: only a kernel that has the call looks for it.
         self.sends_messages = self.sends_messages and ring_send(-1, 0, MESSAGE) == -EBADF
         memset(&probe, 0, sizeof(probe))
-        if ring_register(&self.r, URING_REGISTER_PROBE, &probe, 256) < 0:
-            return 0  # nothing supported: every operation goes to the workers
-        for i in range(probe.ops_len):
-            self.supported[i] = probe.ops[i].flags & URING_PROBE_SUPPORTED != 0
+        if ring_register(&self.r, URING_REGISTER_PROBE, &probe, 256) == 0:  # Linux 5.6
+            for i in range(probe.ops_len):
+                self.supported[i] = (probe.ops[i].flags & URING_PROBE_SUPPORTED != 0
+                                     and not hidden[i])
+        for i in (URING_OP_NOP, URING_OP_POLL_ADD, URING_OP_ASYNC_CANCEL):
+            if not self.supported[i]:
+                raise OSError(ENOSYS, "io_uring is too old here: it has no cancel or poll")
+        return 0
+
+    cdef int _do_nothing(self) except -1:
+        """One operation there and back: a filter may allow the set-up and refuse the rest."""
+        cdef uring_cqe cqe
+        cdef int r
+        ring_get_sqe(&self.r).opcode = URING_OP_NOP
+        r = ring_enter(&self.r, ring_flush(&self.r), 1, URING_ENTER_GETEVENTS, NULL)
+        if r < 0:
+            raise OSError(-r, f"io_uring_enter failed: {os.strerror(-r)}")
+        ring_copy_cqes(&self.r, &cqe, 1)
         return 0
 
     cdef int _register_buffers(self) except -1:
@@ -261,7 +298,8 @@ cdef class UringBackend(WorkerBackend):
         for i in range(BUFFER_COUNT):
             self._recycle(i)
         atomic_set_u16(&self.buffer_ring[0].resv, self.buffer_tail)
-        self.provides_buffers = True
+        # A receive that the ring does not have would not use them.
+        self.provides_buffers = self.supported[URING_OP_RECV]
         return 0
 
     cdef inline void _recycle(self, uint32_t bid) noexcept:
@@ -278,7 +316,12 @@ cdef class UringBackend(WorkerBackend):
         self.in_flight += 1
         if self._needs_thread(o):
             self.start_in_thread(o)
-            return
+        elif must_not_wait(o) and self._goes_by_readiness(o):
+            self.complete(o, op_attempt_now(o))
+        else:
+            self._queue_or_keep(o)
+
+    cdef void _queue_or_keep(self, op *o) noexcept:
         if self.backlog != NULL or not self._queue(o):
             o.next = NULL
             if self.backlog_tail != NULL:
@@ -287,14 +330,40 @@ cdef class UringBackend(WorkerBackend):
                 self.backlog = o
             self.backlog_tail = o
 
+    cdef void _attempt_ready(self, op *o) noexcept:
+        """What goes by readiness is ready."""
+        cdef int64_t result = -EINTR
+        while result == -EINTR:
+            result = op_attempt_now(o)
+        if result == -EOPNOTSUPP or (result == -EAGAIN and o.kind in
+                                     (OP_READ, OP_WRITE, OP_READV, OP_WRITEV)):
+            self.start_in_thread(o)  # only there it can be waited for, as on a disk
+        elif result == -EAGAIN and not o.how_cancelled & OP_CANCEL_SENT:
+            self._queue_or_keep(o)  # another one was quicker
+        else:
+            self.complete(o, -ECANCELED if result == -EAGAIN else result)
+
+    cdef inline bint _goes_by_readiness(self, op *o) noexcept:
+        """Whether the ring only tells when to attempt it: this kernel's has no such operation."""
+        cdef int code = op_rows[o.kind].uring_op
+        return (code >= 0 and not self.supported[code] and op_rows[o.kind].poll_events != 0
+                and not o.traits & OP_ON_DISK and op_can_attempt(o))
+
     cdef inline bint _needs_thread(self, op *o) noexcept:
         cdef int code = op_rows[o.kind].uring_op
-        return code < 0 or o.traits & (OP_MAY_BLOCK | OP_IN_WORKER) or not self.supported[code]
+        return (code < 0 or o.traits & (OP_MAY_BLOCK | OP_IN_WORKER)
+                or not self.supported[code] and not self._goes_by_readiness(o))
 
     cdef inline bint _queue(self, op *o) noexcept:
         cdef uring_sqe *sqe = self._get_sqe()
         if sqe == NULL:
             return False
+        if not self.supported[op_rows[o.kind].uring_op]:
+            sqe.opcode = URING_OP_POLL_ADD
+            sqe.fd = o.fd
+            sqe.op_flags = op_rows[o.kind].poll_events
+            sqe.user_data = slots_user_data(o)
+            return True
         op_prepare(o, sqe)
         sqe.opcode = <uint8_t>op_rows[o.kind].uring_op
         sqe.user_data = slots_user_data(o)
@@ -480,7 +549,10 @@ cdef class UringBackend(WorkerBackend):
         if o == NULL:
             return
         o.result_flags = cqe.flags
-        self.complete(o, cqe.res)
+        if cqe.res >= 0 and self._goes_by_readiness(o):
+            self._attempt_ready(o)
+        else:
+            self.complete(o, cqe.res)
 
     cdef void _take_buffer(self, op *o, uring_cqe *cqe) noexcept:
         # Turned into bytes here and given back at once: few buffers serve many sockets.
@@ -522,7 +594,10 @@ cdef class UringBackend(WorkerBackend):
             return 0
         self.is_open = False
         if self.in_flight:
-            self.drain()
+            try:
+                self.drain()
+            except OSError:
+                pass  # a ring that does nothing any more keeps what it had
         leaked = self.in_flight
         ring_unregister_own_fd(&self.r)
         ring_close(&self.r)

@@ -3,7 +3,11 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from ferrule._core.backend cimport Backend
-from ferrule._core.operation cimport op
+from ferrule._core.operation cimport OP_RECV, OP_RECVMSG, OP_SEND, OP_SENDMSG, op
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    int MSG_DONTWAIT
 
 
 cdef extern from "waker.h" nogil:
@@ -14,6 +18,11 @@ cdef extern from "waker.h" nogil:
 cdef extern from "worker_pool.h" nogil:
     struct pool:
         pass
+
+
+cdef inline bint must_not_wait(op *o) noexcept:
+    return (o.kind in (OP_RECV, OP_SEND, OP_RECVMSG, OP_SENDMSG)
+            and o.flags & MSG_DONTWAIT != 0)
 
 
 cdef class WorkerBackend(Backend):

@@ -32,10 +32,12 @@ static inline int poller_control(struct poller *p, int fd, uint32_t events, uint
     return epoll_ctl(p->fd, call, fd, &e) < 0 ? -errno : 0;
 }
 
-/* POLLIN and its like are the same bits as EPOLLIN and its like. */
+/* POLLIN and its like are the same bits as EPOLLIN and its like.  What stands behind the data is
+ * always asked for: readiness.h has to know of it. */
 static inline int poller_arm(struct poller *p, int fd, int events, int how) {
     int lasts = how & ARM_LASTS;
-    return poller_control(p, fd, (uint32_t)events | EPOLLRDHUP | (lasts ? EPOLLET : EPOLLONESHOT),
+    return poller_control(p, fd, (uint32_t)events | (lasts ? EPOLLRDHUP | EPOLLPRI | EPOLLET
+                                                         : EPOLLONESHOT),
                           lasts ? 0 : POLLER_ONCE, how & ARM_AGAIN);
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 import ferrule
 from ferrule.cli import facts
 from ferrule.cli.tables import Row, print_table
-from ferrule.runtime import BACKENDS
+from ferrule.engines import ENGINES, try_out
 
 FILES_ENOUGH = 4096
 MAPS_ENOUGH = 65530
@@ -64,7 +64,11 @@ def try_backend() -> Report:
     asked = os.environ.get("FERRULE_BACKEND") or "auto"
     found: Report = {"requested": asked, "works": False, "name": None, "error": None}
     found.update(_start_engine("auto"))
-    found["engines"] = {name: _start_engine(name) for name in BACKENDS}
+    refusals = {name: try_out(name) for name in ENGINES}
+    found["engines"] = {
+        name: {"works": why is None} if why is None else {"works": False, "error": why}
+        for name, why in refusals.items()
+    }
     return found
 
 
@@ -211,8 +215,9 @@ def _explain_refusal(probed: Report, limits: Report) -> tuple[str, str]:
     if limits["seccomp"] == "filter":
         return (
             f"{what}: a seccomp filter is in force, as container runtimes install",
-            "allow io_uring_setup, io_uring_enter and io_uring_register in its profile "
-            "(Docker: --security-opt seccomp=PROFILE.json)",
+            "allow io_uring_setup, io_uring_enter and io_uring_register in its profile (Docker and "
+            "Podman: --security-opt seccomp=PROFILE.json; Kubernetes: securityContext."
+            "seccompProfile of type Localhost; containerd has the same default)",
         )
     return (f"{what}: {probed['error']}", "ask the system's security policy (SELinux, AppArmor)")
 
