@@ -63,7 +63,7 @@ test: build
 
 # What comes down to an engine, on each of the others; the rest is tested once, on uring.  The tests'
 # ids name the engine.
-BACKENDS := epoll
+BACKENDS := epoll,threads
 BACKEND_TESTS := $(patsubst %,tests/test_%.py,readiness socket socket_cancel socket_faults udp unix \
     connect_tcp serve_tcp batch files open fs file_faults file_locks time runtime deadlock cancel)
 

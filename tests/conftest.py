@@ -41,7 +41,7 @@ def why_not(backend: Any) -> str | None:
 
 @pytest.fixture(scope="session")
 def unavailable() -> dict[str, str | None]:
-    return {backend: why_not(backend) for backend in BACKENDS}
+    return {backend: why_not(backend) for backend in {*BACKENDS, "uring"}}
 
 
 def runner(backend: str, unavailable: dict[str, str | None]) -> Callable[..., Any]:

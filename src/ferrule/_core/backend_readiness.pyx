@@ -75,12 +75,17 @@ cdef enum:
 
 cdef class ReadinessBackend(WorkerBackend):
     cdef int open(self) except -1:
+        cdef poller_event event
+        cdef int n
         self.open_workers()
         try:
             self.buffer = <char *>malloc(BUFFER)
             if self.buffer == NULL:
                 raise MemoryError("no memory for the receive buffer")
             self.open_poller()
+            n = self.wait_events(0, &event, 1)  # a filter may forbid this alone
+            if n < 0:
+                raise OSError(-n, f"cannot wait for events: {os.strerror(-n)}")
         except BaseException:
             self.close()
             raise

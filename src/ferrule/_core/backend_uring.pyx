@@ -31,7 +31,8 @@ from libc.string cimport memset
 from ferrule._core.backend_workers cimport WorkerBackend, must_not_wait, waker
 from ferrule._core.operation cimport (
     OP_CANCEL_SENT, OP_IN_FLIGHT, OP_IN_THREAD, OP_IN_WORKER, OP_MAY_BLOCK, OP_ON_DISK,
-    OP_PROVIDED_BUFFER, OP_READ, OP_READV, OP_WRITE, OP_WRITEV, op, op_rows, slots_find, slots_user_data, uring_timespec,
+    OP_PROVIDED_BUFFER, OP_READ, OP_READV, OP_WRITE, OP_WRITEV, op, op_rows, slots_find,
+    slots_user_data, uring_timespec,
 )
 
 import os
