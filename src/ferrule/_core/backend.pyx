@@ -36,6 +36,9 @@ operations had to be leaked: their slots are never freed. It is idempotent, and 
 open(). abandon() is for a forked child: drop the descriptors, touch nothing that the parent has.
 """
 from libc.errno cimport ENOSYS
+from libc.string cimport memset
+
+from ferrule._core.operation cimport slots
 
 
 cdef class Backend:
@@ -44,10 +47,14 @@ cdef class Backend:
 
     def try_out(self):
         """Open and close an engine that was made for this; OSError: why it cannot be used."""
+        cdef slots none
+        memset(&none, 0, sizeof(none))
+        self.table = &none
         try:
             self.open()
         finally:
             self.close()
+            self.table = NULL
 
     cdef int open(self) except -1:
         return 0
