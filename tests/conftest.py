@@ -17,6 +17,7 @@ import pytest
 
 import ferrule
 import ferrule.runtime
+import find_trees
 from ferrule._core import backend_uring
 from ferrule._core import ring as ring_core
 from sync_support import STANDARD, World
@@ -73,6 +74,24 @@ def world(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) ->
     if request.param in BACKENDS:
         return World(ferrule, runner(request.param, unavailable))
     return World(STANDARD if request.param == "standard" else ferrule, None)
+
+
+@pytest.fixture(scope="session")
+def tops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """A function that gives the top of a tree by its name, made when it is first asked for."""
+    made: dict[str, Path] = {}
+
+    def top_of(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp(name)
+            (find_trees.make_deep if name == "deep" else find_trees.TREES[name])(made[name])
+        return made[name]
+
+    yield top_of
+    if "deep" in made:
+        find_trees.remove_deep(made["deep"])
+    for top in made.values():
+        find_trees.remove(top)
 
 
 @pytest.fixture

@@ -40,24 +40,6 @@ SEED = int(os.environ.get("SEED", random.randrange(1 << 32)))
 pytestmark = pytest.mark.skipif(not shutil.which("find"), reason="there is no find to compare with")
 
 
-@pytest.fixture(scope="module")
-def tops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
-    """A function that gives the top of a tree by its name, made when it is first asked for."""
-    made: dict[str, Path] = {}
-
-    def top_of(name: str) -> Path:
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp(name)
-            (find_trees.make_deep if name == "deep" else TREES[name])(made[name])
-        return made[name]
-
-    yield top_of
-    if "deep" in made:
-        find_trees.remove_deep(made["deep"])
-    for top in made.values():
-        find_trees.remove(top)
-
-
 @functools.cache
 def seen_by_find(top: Path, follow: str = "-P") -> list[Seen]:
     """What find sees in a tree that does not change."""
