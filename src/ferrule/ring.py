@@ -19,34 +19,37 @@ the layer below that.  See docs/ring.md.
 
 from enum import IntEnum, IntFlag
 
-from ferrule._core.ring import (
-    CQE,
-    SQE,
-    BatchQueue,
-    BufferPool,
-    BufferPoolEmpty,
-    BufferRing,
-    CompletionQueue,
-    FileTable,
-    Message,
-    NapiSettings,
-    NotSupported,
-    Params,
-    PooledBuffer,
-    Probe,
-    Query,
-    ReceivedMessage,
-    RegisteredBuffer,
-    Ring,
-    RingStatistics,
-    SubmissionQueue,
-    SubmissionQueueFull,
-    TxTimestamp,
-    WaitRegion,
-    leaked_operations,
-    query,
-    send_msg_ring,
-)
+try:
+    from ferrule._core.ring import (
+        CQE,
+        SQE,
+        BatchQueue,
+        BufferPool,
+        BufferPoolEmpty,
+        BufferRing,
+        CompletionQueue,
+        FileTable,
+        Message,
+        NapiSettings,
+        NotSupported,
+        Params,
+        PooledBuffer,
+        Probe,
+        Query,
+        ReceivedMessage,
+        RegisteredBuffer,
+        Ring,
+        RingStatistics,
+        SubmissionQueue,
+        SubmissionQueueFull,
+        TxTimestamp,
+        WaitRegion,
+        leaked_operations,
+        query,
+        send_msg_ring,
+    )
+except ModuleNotFoundError as exc:  # not built there
+    raise ImportError("ferrule.ring is io_uring, which only Linux has") from exc
 from ferrule._core.stat_result import StatResult
 
 __all__ = [

@@ -6,7 +6,9 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#ifdef __linux__
 #include <sys/sysmacros.h>
+#endif
 
 struct file_facts {
     uint64_t dev, ino, nlink, rdev;
@@ -15,6 +17,35 @@ struct file_facts {
     int64_t atime, mtime, ctime; /* seconds */
     uint32_t atime_ns, mtime_ns, ctime_ns;
 };
+
+#ifdef __APPLE__
+#define STAT_TIME(s, name) (s)->st_##name##timespec
+#else
+#define STAT_TIME(s, name) (s)->st_##name##tim
+#endif
+
+static inline void facts_of_stat(const struct stat *s, struct file_facts *f) {
+    *f = (struct file_facts){
+        .dev = s->st_dev, .ino = s->st_ino, .nlink = s->st_nlink, .rdev = s->st_rdev,
+        .size = s->st_size, .blocks = s->st_blocks, .block_size = s->st_blksize,
+        .mode = s->st_mode, .uid = s->st_uid, .gid = s->st_gid,
+        .atime = STAT_TIME(s, a).tv_sec, .mtime = STAT_TIME(s, m).tv_sec,
+        .ctime = STAT_TIME(s, c).tv_sec, .atime_ns = (uint32_t)STAT_TIME(s, a).tv_nsec,
+        .mtime_ns = (uint32_t)STAT_TIME(s, m).tv_nsec,
+        .ctime_ns = (uint32_t)STAT_TIME(s, c).tv_nsec};
+}
+
+static inline int facts_of_fstat(int fd, struct file_facts *f) {
+    struct stat s;
+    if (fstat(fd, &s) < 0) {
+        *f = (struct file_facts){0};
+        return -errno;
+    }
+    facts_of_stat(&s, f);
+    return 0;
+}
+
+#ifdef __linux__
 
 static inline void facts_of_statx(const void *out, struct file_facts *f) {
     const struct statx *s = out;
@@ -26,22 +57,6 @@ static inline void facts_of_statx(const void *out, struct file_facts *f) {
         .atime = s->stx_atime.tv_sec, .mtime = s->stx_mtime.tv_sec,
         .ctime = s->stx_ctime.tv_sec, .atime_ns = s->stx_atime.tv_nsec,
         .mtime_ns = s->stx_mtime.tv_nsec, .ctime_ns = s->stx_ctime.tv_nsec};
-}
-
-static inline int facts_of_fstat(int fd, struct file_facts *f) {
-    struct stat s;
-    if (fstat(fd, &s) < 0) {
-        *f = (struct file_facts){0};
-        return -errno;
-    }
-    *f = (struct file_facts){
-        .dev = s.st_dev, .ino = s.st_ino, .nlink = s.st_nlink, .rdev = s.st_rdev,
-        .size = s.st_size, .blocks = s.st_blocks, .block_size = s.st_blksize,
-        .mode = s.st_mode, .uid = s.st_uid, .gid = s.st_gid,
-        .atime = s.st_atim.tv_sec, .mtime = s.st_mtim.tv_sec, .ctime = s.st_ctim.tv_sec,
-        .atime_ns = s.st_atim.tv_nsec, .mtime_ns = s.st_mtim.tv_nsec,
-        .ctime_ns = s.st_ctim.tv_nsec};
-    return 0;
 }
 
 /* What the kernel knows already: a network file system is not asked, so this never sleeps. */
@@ -59,6 +74,15 @@ static inline int facts_of_fd(int fd, struct file_facts *f) {
     }
     return facts_of_fstat(fd, f); /* a seccomp filter of old */
 }
+
+#else
+
+/* Without statx an operation of that name gives a struct stat. */
+static inline void facts_of_statx(const void *out, struct file_facts *f) { facts_of_stat(out, f); }
+
+static inline int facts_of_fd(int fd, struct file_facts *f) { return facts_of_fstat(fd, f); }
+
+#endif
 
 /* On a block device, so no other machine and no other process has to be asked. */
 static inline int facts_are_local(const struct file_facts *f) { return major(f->dev) != 0; }

@@ -11,11 +11,16 @@
 #ifndef FERRULE_OPERATION_H
 #define FERRULE_OPERATION_H
 
+#include <errno.h>
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 #include "uring_abi.h"
+
+#ifndef ETIME /* FreeBSD */
+#define ETIME ETIMEDOUT
+#endif
 
 enum op_kind {
     OP_NOP,
@@ -75,12 +80,12 @@ struct op {
 
 struct op_row {
     const char *name;
-    int16_t uring_op;     /* opcode of the SQE, -1 where the ring has none */
     int16_t poll_events;  /* readiness that lets an attempt proceed; 0: a file, always "ready" */
     uint8_t can_be_short; /* a result below the length asked for is normal */
     int64_t (*attempt)(struct op *);                        /* plain system calls; may block */
     /* The same without blocking: -EAGAIN if it would, -EOPNOTSUPP if it cannot tell.  Or NULL. */
     int64_t (*attempt_now)(struct op *);
+    int16_t uring_op;     /* opcode of the SQE, -1 where the ring has none, and where there is no ring */
     void (*prepare)(const struct op *, struct uring_sqe *); /* fill an SQE that was zeroed */
 };
 

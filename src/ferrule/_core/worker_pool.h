@@ -22,6 +22,11 @@
 
 #define POOL_SIGNAL SIGURG /* ignored by default, so a stray one harms nobody */
 #define POOL_IDLE_SECONDS 10
+#ifdef __APPLE__ /* whose condition variables know no other */
+#define POOL_CLOCK CLOCK_REALTIME
+#else
+#define POOL_CLOCK CLOCK_MONOTONIC
+#endif
 
 struct pool_worker {
     pthread_t thread;
@@ -49,7 +54,9 @@ static inline void pool_init(struct pool *p, uint32_t max_threads, void (*notify
     pthread_mutex_init(&p->mutex, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+#ifndef __APPLE__
+    pthread_condattr_setclock(&attr, POOL_CLOCK);
+#endif
     pthread_cond_init(&p->work, &attr);
     pthread_cond_init(&p->quiet, NULL);
     pthread_condattr_destroy(&attr);
@@ -138,7 +145,7 @@ static void *pool_main(void *arg) {
         }
         if (p->stopping) break;
         struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
+        clock_gettime(POOL_CLOCK, &until);
         until.tv_sec += POOL_IDLE_SECONDS;
         p->idle++;
         int timed_out = pthread_cond_timedwait(&p->work, &p->mutex, &until) == ETIMEDOUT;
