@@ -17,7 +17,7 @@ SANITIZED_C := $(C_TESTS:=.address) $(C_TESTS:=.thread) $(SANITIZED)/c/mistakes.
     $(EXPLORING:tests/c/%.c=$(SANITIZED)/c/%.explored)
 SOURCES := $(shell find src -type f -not -name '*.pyc') meson.build pyproject.toml
 
-.PHONY: build test test-backends test-free-threaded sanitize sanitize-all check demo bench soak clean
+.PHONY: build test test-behaviour test-builds test-backends test-free-threaded sanitize sanitize-all check demo bench soak clean
 .DELETE_ON_ERROR:
 
 build: $(VENV)/.built
@@ -53,13 +53,20 @@ $(VENV)/.built: $(VENV)/.deps $(SOURCES)
 	    --config-settings=build-dir=$(BUILD) --config-settings=setup-args=-Dwerror=true $(KQUEUE_ARGS) .
 	touch $@
 
-# All of it; with PYTEST_ARGS only what they choose.
+# All of it, on two processors at a time; with PYTEST_ARGS only what they choose.
 test: build
-	$(BIN)/python -m pytest --outcomes=build/outcomes.json $(PYTEST_ARGS)
-	$(if $(strip $(PYTEST_ARGS)),,$(BIN)/python tools/ring_coverage.py build/outcomes.json)
-	$(if $(strip $(PYTEST_ARGS)),,$(MAKE) test-backends)
-	$(if $(strip $(PYTEST_ARGS)),,$(MAKE) test-free-threaded)
-	$(if $(strip $(PYTEST_ARGS)),,$(MAKE) sanitize)
+	$(if $(strip $(PYTEST_ARGS)),$(BIN)/python -m pytest $(PYTEST_ARGS),\
+	    $(MAKE) --jobs=2 --output-sync=line test-behaviour test-builds)
+
+test-behaviour: build
+	$(BIN)/python -m pytest -q --outcomes=build/outcomes.json
+	$(BIN)/python tools/ring_coverage.py build/outcomes.json
+	$(MAKE) test-backends
+
+# On other builds than the one that users get.
+test-builds: build
+	$(MAKE) test-free-threaded
+	$(MAKE) sanitize
 
 # What comes down to an engine, on each of the others; the rest is tested once, on uring.  The tests'
 # ids name the engine.
@@ -75,7 +82,7 @@ test-backends: build
 FREE_THREADED := build/free-threaded
 FREE_THREADED_BIN := $(FREE_THREADED)/venv/bin
 FREE_THREADED_ARCHIVE = $(firstword $(wildcard ../shared/deps/python3.*t-linux-$(shell uname -m).tar.xz))
-FREE_THREADED_TESTS := $(patsubst %,tests/test_%.py,threads wakeups task_trees tasks groups cancel \
+FREE_THREADED_TESTS := $(patsubst %,tests/test_%.py,threads wakeups walk walk_trouble task_trees tasks groups cancel \
     events locks condition_variables semaphores queues barriers socket_cancel)
 
 test-free-threaded:
