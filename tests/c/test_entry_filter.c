@@ -36,7 +36,7 @@ static int matches(const char *pattern, const char *name, int ignore_case) {
                                 .ignore_case = (uint8_t)ignore_case, .on_true = FILTER_ENDS_TRUE,
                                 .on_false = FILTER_ENDS_FALSE});
     uint32_t bits = evaluate(f, name, 1, DT_REG);
-    filter_free(f);
+    filter_drop(f);
     return bits == FILTER_MATCHED;
 }
 
@@ -45,7 +45,7 @@ static void an_empty_filter_matches_everything(void) {
     CHECK_EQ(evaluate(f, "a", 0, DT_REG), FILTER_MATCHED);
     CHECK_EQ(filter_begin(f, FILTER_ENDS_FALSE), 0);
     CHECK_EQ(evaluate(f, "a", 0, DT_REG), 0);
-    filter_free(f);
+    filter_drop(f);
 }
 
 static void any_pattern_matches_what_fnmatch_matches(void) {
@@ -76,7 +76,7 @@ static void a_root_has_the_name_of_its_last_component(void) {
                                     .length = (uint32_t)strlen(cases[i].name),
                                     .on_true = FILTER_ENDS_TRUE, .on_false = FILTER_ENDS_FALSE});
         CHECK_EQ(evaluate(f, cases[i].path, 0, DT_DIR), FILTER_MATCHED);
-        filter_free(f);
+        filter_drop(f);
     }
 }
 
@@ -101,7 +101,7 @@ static void steps_lead_to_each_other(void) {
     CHECK_EQ(text.size, 5);
     CHECK(!memcmp(text.bytes, "x/.f\n", 5));
     text_free(&text);
-    filter_free(f);
+    filter_drop(f);
 }
 
 static void quitting_stops_the_evaluation(void) {
@@ -117,7 +117,7 @@ static void quitting_stops_the_evaluation(void) {
     filter_begin(f, action);
     CHECK_EQ(filter_evaluate(f, &v, &outcome), FILTER_MATCHED);
     CHECK(outcome.actions == UINT64_C(1) << 63);
-    filter_free(f);
+    filter_drop(f);
 }
 
 static int answer(void *context, uint32_t number, struct entry_view *v, struct filter_outcome *o) {
@@ -135,7 +135,7 @@ static void an_external_decides_and_may_end_the_walk(void) {
         filter_set_external(f, answer, &calls);
         CHECK_EQ(evaluate(f, "a", 1, DT_REG), expected[number]);
         CHECK_EQ(calls, 1);
-        filter_free(f);
+        filter_drop(f);
     }
 }
 
@@ -153,7 +153,7 @@ static void what_is_no_step_is_refused(void) {
                                     .on_true = FILTER_ENDS_TRUE, .on_false = FILTER_ENDS_TRUE};
     CHECK_EQ(filter_add(f, &no_action), -EINVAL);
     CHECK_EQ(filter_begin(f, 0), -EINVAL);
-    filter_free(f);
+    filter_drop(f);
 }
 
 /* ---- what needs stat ---- */
@@ -180,7 +180,7 @@ static int is_true(struct filter_step step, struct entry_view v, int *error) {
     add(f, step);
     v.fetch_stat = fetch;
     uint32_t bits = filter_evaluate(f, &v, &outcome);
-    filter_free(f);
+    filter_drop(f);
     if (error) *error = outcome.error;
     else CHECK_EQ(outcome.error, 0);
     return bits == FILTER_MATCHED;
@@ -262,7 +262,7 @@ static void stat_is_fetched_once_and_for_all_steps(void) {
         CHECK_EQ(outcome.error, fetch_error);
     }
     fetch_error = 0;
-    filter_free(f);
+    filter_drop(f);
 }
 
 /* ---- what asks the kernel ---- */
@@ -389,7 +389,7 @@ static void a_wrong_regular_expression_is_complained_of(void) {
     step.number = filter_find_syntax("perl");
     CHECK_EQ(filter_add(f, &step), -EINVAL);
     CHECK(filter_complaint(f) == NULL);
-    filter_free(f);
+    filter_drop(f);
 }
 
 static void *evaluate_often(void *filter) {
@@ -413,7 +413,7 @@ static void threads_share_a_filter(void) {
     pthread_t threads[4];
     for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, evaluate_often, f);
     for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
-    filter_free(f);
+    filter_drop(f);
 }
 
 /* ---- formats ---- */

@@ -140,6 +140,8 @@ void walk_free(struct walk *k) {
             next = b->next;
             batch_free(b);
         }
+    filter_drop(k->config.filter);
+    filter_drop(k->config.exclude);
     queue_drop(k->pool);
     queue_drop(k->deeper);
     for (uint32_t i = 0; k->roots && i < k->root_count; i++) free(k->roots[i]);
@@ -251,6 +253,8 @@ struct walk *walk_new(const struct walk_config *config, const char *const *roots
     *error = ENOMEM;
     if (!k) return NULL;
     k->config = *config;
+    filter_share(k->config.filter);
+    filter_share(k->config.exclude);
     if (k->config.order >= ORDER_DEPTH || (k->config.sorted && k->config.threads))
         k->config.threads = k->config.threads != 0; /* strict orders are one worker's */
     k->refs = 1;

@@ -32,8 +32,8 @@ struct walk_config {
     uint32_t threads;        /* 0: the consumer reads */
     uint32_t text_streams;   /* that the filter writes to; if any, entries have no columns */
     uint32_t max_fds;        /* how many directories may be open at a time */
-    const struct entry_filter *filter;  /* which entries are wanted; NULL: all */
-    const struct entry_filter *exclude; /* which are neither wanted nor entered; NULL: none */
+    struct entry_filter *filter;  /* which entries are wanted; NULL: all */
+    struct entry_filter *exclude; /* which are neither wanted nor entered; NULL: none */
     struct ignore_given ignore;         /* as are those that these lines ignore */
 };
 

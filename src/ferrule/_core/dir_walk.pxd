@@ -73,8 +73,8 @@ cdef extern from "dir_walk.h" nogil:
         char separator
         uint32_t min_depth, max_depth, fields, batch_entries, batch_bytes
         uint32_t threads, text_streams, max_fds
-        const entry_filter *filter
-        const entry_filter *exclude
+        entry_filter *filter
+        entry_filter *exclude
         ignore_given ignore
 
     struct walk_progress:

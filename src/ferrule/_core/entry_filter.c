@@ -13,10 +13,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "atomics.h"
+
 /* Most patterns are a suffix or a literal, for which fnmatch is slow. */
 enum glob_shape { GLOB_GENERAL, GLOB_ANYTHING, GLOB_LITERAL, GLOB_PREFIX, GLOB_SUFFIX, GLOB_INFIX };
 
 struct entry_filter {
+    uint32_t refs;
     struct filter_step *steps;
     uint32_t count, room, start;
     uint32_t stat_mask; /* of all steps */
@@ -121,7 +124,14 @@ static enum glob_shape glob_shape(const struct filter_step *s) {
 
 struct entry_filter *filter_new(void) {
     struct entry_filter *f = calloc(1, sizeof *f);
-    if (f) f->start = FILTER_ENDS_TRUE;
+    if (!f) return NULL;
+    f->refs = 1;
+    f->start = FILTER_ENDS_TRUE;
+    return f;
+}
+
+struct entry_filter *filter_share(struct entry_filter *f) {
+    if (f) ATOMIC_ADD(&f->refs, 1, RELAXED);
     return f;
 }
 
@@ -131,8 +141,8 @@ static void free_step(struct filter_step *s) {
     free((char *)s->text);
 }
 
-void filter_free(struct entry_filter *f) {
-    if (!f) return;
+void filter_drop(struct entry_filter *f) {
+    if (!f || ATOMIC_SUB(&f->refs, 1, ACQ_REL) != 1) return;
     for (uint32_t i = 0; i < f->count; i++) free_step(&f->steps[i]);
     free(f->steps);
     owner_names_free(f->owners);

@@ -112,8 +112,12 @@ typedef int filter_call(void *context, uint32_t number, struct entry_view *view,
                         struct filter_outcome *outcome);
 
 /* NULL without memory. */
+/* With one reference. */
 struct entry_filter *filter_new(void);
-void filter_free(struct entry_filter *f);
+/* One more: a walk's thread that is stuck in the kernel may outlive whoever made the filter. */
+struct entry_filter *filter_share(struct entry_filter *f);
+/* Give up a reference; the last one takes the filter with it. */
+void filter_drop(struct entry_filter *f);
 /* The number of the step, which is where evaluation begins until the next one is added: so an
  * expression is built from its end.  Or -ENOMEM, or -EINVAL: not a step, or one that leads to what
  * was not added before; or a regular expression is wrong: then filter_complaint says how. */

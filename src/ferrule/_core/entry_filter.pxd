@@ -78,7 +78,7 @@ cdef extern from "entry_filter.h" nogil:
                              filter_outcome *outcome)
 
     entry_filter *filter_new()
-    void filter_free(entry_filter *f)
+    void filter_drop(entry_filter *f)
     int64_t filter_add(entry_filter *f, const filter_step *step)
     int filter_find_syntax(const char *name)
     const char *filter_syntax_name(int number)

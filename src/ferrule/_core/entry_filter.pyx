@@ -66,7 +66,7 @@ cdef class EntryFilter:
         self.tree = tree
 
     def __dealloc__(self):
-        filter_free(self.filter)
+        filter_drop(self.filter)
 
 
 # Adds from the end: a step can name only what was added before.  Returns where it begins.
