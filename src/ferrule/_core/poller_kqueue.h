@@ -140,10 +140,8 @@ static inline int poller_arm(struct poller *p, int fd, int events, int how) {
     struct stat s;
     if (!(events & (POLLIN | POLLOUT)) || events & ~(POLLIN | POLLOUT | POLLHUP | POLLERR))
         return -EPERM;
-    if (!(how & ARM_LASTS)) { /* not one of Ferrule's, which are known */
-        if (fstat(fd, &s) < 0) return -errno;
-        if (S_ISREG(s.st_mode) || S_ISDIR(s.st_mode)) return -EPERM;
-    }
+    if (fstat(fd, &s) < 0) return -errno;
+    if (S_ISREG(s.st_mode) || S_ISDIR(s.st_mode)) return -EPERM;
     int err = 0;
     if (events & POLLIN) err = poller_add(p, fd, EVFILT_READ);
     if (!err && events & POLLOUT) err = poller_add(p, fd, EVFILT_WRITE);
