@@ -133,22 +133,36 @@ $(SANITIZED)/.built: $(VENV)/.deps $(SOURCES) Makefile
 	touch $@
 
 C_PARTS := $(wildcard src/ferrule/_core/*.[ch] tests/c/*.h)
+C_SOURCES := $(filter src/%.c,$(C_PARTS))
 COMPILE_C = mkdir -p $(@D) && $(CC) -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter \
-    -Wno-missing-field-initializers $(SANITIZE_FLAGS) -Isrc/ferrule/_core -pthread -o $@ $< \
-    $(filter src/%.c,$(C_PARTS))
+    -Wno-missing-field-initializers $(SANITIZE_FLAGS) -Isrc/ferrule/_core -pthread
 
-$(SANITIZED)/c/%.address: tests/c/%.c $(C_PARTS) Makefile $(VENV)/.deps
-	$(COMPILE_C) -fsanitize=address,undefined $(EXTRA_CHECKS)
+ADDRESS := -fsanitize=address,undefined $(EXTRA_CHECKS)
+THREAD := -fsanitize=thread
+# Their coroutines would confuse the other two.
+EXPLORED := -fsanitize=undefined -O2
 
-$(SANITIZED)/c/%.thread: tests/c/%.c $(C_PARTS) Makefile $(VENV)/.deps
-	$(COMPILE_C) -fsanitize=thread
+# Each kind's parts, compiled once.
+$(SANITIZED)/c/address.a: KIND = $(ADDRESS)
+$(SANITIZED)/c/thread.a: KIND = $(THREAD)
+$(SANITIZED)/c/explored.a: KIND = $(EXPLORED)
+$(SANITIZED)/c/%.a: $(C_PARTS) Makefile $(VENV)/.deps
+	rm -rf $@ $(@:.a=) && mkdir -p $(@:.a=)
+	for source in $(C_SOURCES); do \
+	    $(COMPILE_C) $(KIND) -c -o $(@:.a=)/$$(basename $$source .c).o $$source || exit 1; done
+	ar rcs $@ $(@:.a=)/*.o
 
-# Its coroutines would confuse the other two.
-$(SANITIZED)/c/%.explored: tests/c/%.c $(C_PARTS) $(EXPLORING) Makefile $(VENV)/.deps
-	$(COMPILE_C) -fsanitize=undefined -O2
+$(SANITIZED)/c/%.address: tests/c/%.c $(SANITIZED)/c/address.a
+	$(COMPILE_C) $(ADDRESS) -o $@ $^
+
+$(SANITIZED)/c/%.thread: tests/c/%.c $(SANITIZED)/c/thread.a
+	$(COMPILE_C) $(THREAD) -o $@ $^
+
+$(SANITIZED)/c/%.explored: tests/c/%.c $(SANITIZED)/c/explored.a $(EXPLORING)
+	$(COMPILE_C) $(EXPLORED) -o $@ $< $(SANITIZED)/c/explored.a
 
 $(SANITIZED)/c/%.so: tests/c/%.c $(C_PARTS) Makefile $(VENV)/.deps
-	$(COMPILE_C) -fsanitize=address,undefined $(EXTRA_CHECKS) -shared -fPIC
+	$(COMPILE_C) $(ADDRESS) -shared -fPIC -o $@ $<
 
 check: build
 	$(BIN)/ruff check $(wildcard src tests bench examples tools)

@@ -18,7 +18,7 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 
 # argv-less: {call} fails with {number}; then what a program sees of it.
 REFUSED = """
-import os, sys
+import os, sys, time
 sys.path.insert(0, {tests!r})
 import seccomp
 try:
@@ -35,6 +35,9 @@ try:
 except ferrule.BackendUnavailable as exc:
     print(exc)
     print("cause", exc.__cause__.errno)
+until = time.monotonic() + 5  # libkqueue closes late
+while len(os.listdir("/proc/self/fd")) > len(before) and time.monotonic() < until:
+    time.sleep(0.01)
 print("leaked", len(os.listdir("/proc/self/fd")) - len(before))
 """
 SETUP, ENTER = 425, 426

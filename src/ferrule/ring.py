@@ -48,8 +48,8 @@ try:
         query,
         send_msg_ring,
     )
-except ModuleNotFoundError as exc:  # not built there
-    raise ImportError("ferrule.ring is io_uring, which only Linux has") from exc
+except ModuleNotFoundError:  # not built there
+    raise ImportError("ferrule.ring is io_uring, which only Linux has") from None
 from ferrule._core.stat_result import StatResult
 
 __all__ = [

@@ -220,6 +220,7 @@ cdef class UringBackend(WorkerBackend):
             self._do_nothing()
             self.open_workers()
         except OSError:
+            ring_unregister_own_fd(&self.r)  # else the index keeps the ring
             ring_close(&self.r)
             raise
         self._register_buffers()
