@@ -27,7 +27,8 @@ LIBKQUEUE := build/libkqueue
 LIBKQUEUE_PACKAGES := $(if $(shell command -v dpkg), \
     $(wildcard ../shared/deps/libkqueue*_$(shell dpkg --print-architecture 2>/dev/null).deb))
 ifneq ($(strip $(LIBKQUEUE_PACKAGES)),)
-KQUEUE_ARGS := --config-settings=setup-args=-Dlibkqueue=$(CURDIR)/$(LIBKQUEUE)
+KQUEUE_OPTION := -Dlibkqueue=$(CURDIR)/$(LIBKQUEUE)
+KQUEUE_ARGS := --config-settings=setup-args=$(KQUEUE_OPTION)
 $(VENV)/.built: $(LIBKQUEUE)/.unpacked
 endif
 
@@ -124,7 +125,7 @@ $(SANITIZED)/.built: $(VENV)/.deps $(SOURCES) Makefile
 	PATH="$(CURDIR)/$(BIN):$$PATH" meson setup --reconfigure $(SANITIZED)/meson --prefix=/ \
 	    -Dpython.platlibdir=$(CURDIR)/$(SANITIZED)/site \
 	    -Dpython.purelibdir=$(CURDIR)/$(SANITIZED)/site \
-	    -Dbuildtype=plain -Db_sanitize=address,undefined -Db_lundef=false \
+	    -Dbuildtype=plain -Db_sanitize=address,undefined -Db_lundef=false $(KQUEUE_OPTION) \
 	    -Dc_args="$(SANITIZE_FLAGS) $(EXTRA_CHECKS) $(MODULE_FLAGS)" \
 	    >$(SANITIZED)/setup.log || { cat $(SANITIZED)/setup.log; exit 1; }
 	PATH="$(CURDIR)/$(BIN):$$PATH" ninja --quiet -C $(SANITIZED)/meson

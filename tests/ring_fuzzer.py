@@ -937,6 +937,10 @@ def run_episode(seed: int, log: Callable[[str], None]) -> Counter[str]:
 def main(first: int, seconds: float, path: str, repeat: bool) -> None:
     """Run episodes; what happens in the present one is in the file `path`, should this crash."""
     until = time.monotonic() + seconds
+    # Once, and it has to be waiting before anything forks: while its thread starts, it may hold a
+    # lock of AddressSanitizer, which then nobody gives back in the child.
+    faulthandler.dump_traceback_later(seconds + 60, exit=True)
+    time.sleep(0.1)
     warnings.simplefilter("always")
     gc.collect()
     gc.freeze()
@@ -947,7 +951,6 @@ def main(first: int, seconds: float, path: str, repeat: bool) -> None:
             file.seek(0)
             file.truncate()
             print("seed", seed, file=file)
-            faulthandler.dump_traceback_later(60, exit=True)
             try:
                 done += run_episode(seed, lambda line: print(line, file=file))
             except BaseException:
