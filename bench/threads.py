@@ -30,6 +30,7 @@ PEERS = Peers()
 PYTHON = ROOT / "build/free-threaded/venv/bin/python"
 WORK, HOP = "40 tasks that compute", "a hop between two threads"
 ONE, TWO = "Ferrule, 1 thread", "Ferrule, 2 threads"
+PIPE = "Ferrule, 2 threads that wake each other through pipes"
 
 
 def compute() -> int:
@@ -93,6 +94,18 @@ def ferrule_hops(options: dict[str, Any]) -> Sample:
 @PEERS.add(TWO)
 def ferrule_two(options: dict[str, Any]) -> Sample:
     return ferrule_hops(options) if options["hop"] else ferrule_work(options, 2)
+
+
+@PEERS.add(PIPE)
+def ferrule_pipes(options: dict[str, Any]) -> Sample:
+    """As where the kernel takes no message for another ring."""
+    import functools
+
+    from ferrule import runtime
+    from ferrule._core.backend_uring import UringBackend
+
+    runtime.engine_class = lambda name: functools.partial(UringBackend, messages=False)
+    return ferrule_hops(options)
 
 
 @PEERS.add(ONE)
@@ -166,8 +179,8 @@ BENCHMARK = Benchmark(
     unit="ms or ns",
     higher_is_better=False,
     cases=[
-        Case(WORK, {"hop": False}),
-        Case(HOP, {"hop": True}, peers=[TWO, "two OS threads"]),
+        Case(WORK, {"hop": False}, peers=[TWO, ONE, "two OS threads"]),
+        Case(HOP, {"hop": True}, peers=[TWO, PIPE, "two OS threads"]),
     ],
     peers=PEERS,
     measure=measure,
