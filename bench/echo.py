@@ -18,14 +18,19 @@ from .harness import (
     Sample,
     Settings,
     Target,
+    Unavailable,
     child_command,
     compiled,
+    is_engine_built,
     output_of,
     run_uvloop,
     server,
 )
 
 PEERS = Peers()
+ON_EPOLL = "Ferrule on epoll"
+ON_KQUEUE = "Ferrule on kqueue (libkqueue)"
+ON_THREADS = "Ferrule on threads"
 HOST = "127.0.0.1"
 BACKLOG = 1024
 CHUNK = 65536
@@ -63,9 +68,19 @@ def ferrule_server(options: dict[str, Any]) -> None:
     serve_echo("uring")
 
 
-@PEERS.add("Ferrule on epoll")
+@PEERS.add(ON_EPOLL)
 def ferrule_epoll_server(options: dict[str, Any]) -> None:
     serve_echo("epoll")
+
+
+@PEERS.add(ON_KQUEUE)
+def ferrule_kqueue_server(options: dict[str, Any]) -> None:
+    serve_echo("kqueue")
+
+
+@PEERS.add(ON_THREADS)
+def ferrule_threads_server(options: dict[str, Any]) -> None:
+    serve_echo("threads")
 
 
 @PEERS.add("Ferrule recv_into")
@@ -229,8 +244,31 @@ def threads_server(options: dict[str, Any]) -> None:
         threading.Thread(target=echo, args=(conn,), daemon=True).start()
 
 
+@PEERS.add("ThreadingTCPServer")
+def threading_tcp_server(options: dict[str, Any]) -> None:
+    import socket
+    import socketserver
+
+    class Echo(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Without a timeout, which would cost it a poll(2) before each call.
+            while data := self.request.recv(CHUNK):
+                self.request.sendall(data)
+
+    class Server(socketserver.ThreadingTCPServer):
+        request_queue_size = BACKLOG
+        daemon_threads = True
+
+    with Server((HOST, 0), Echo) as listener:
+        announce(listener.socket)
+        listener.serve_forever()
+
+
 def measure(benchmark: Benchmark, case: Case, peer: str, settings: Settings) -> Sample:
     """Start a server, load it from the other processor."""
+    if peer == ON_KQUEUE and not is_engine_built("kqueue"):
+        raise Unavailable("the kqueue engine is not built here")
     client = str(compiled("echo_client.c"))
     load = [case.options["connections"], case.options["bytes"], settings.seconds]
     with server(child_command(benchmark, peer, {})) as (pid, port):
@@ -238,9 +276,11 @@ def measure(benchmark: Benchmark, case: Case, peer: str, settings: Settings) -> 
         return json.loads(output_of(command, [CLIENT_CPU], timeout=60))
 
 
-SMALL = [name for name in PEERS if name not in ("Ferrule recv_into", "uvloop BufferedProtocol")]
-ON_EPOLL = "Ferrule on epoll"
-LARGE = ["Ferrule recv_into", *(name for name in PEERS if name != "Ferrule recv_into")]
+FOR_ENGINES = (ON_KQUEUE, ON_THREADS, "ThreadingTCPServer")
+ENGINES = [n for n in PEERS if n not in ("Ferrule recv_into", "uvloop BufferedProtocol")]
+SMALL = [name for name in ENGINES if name not in FOR_ENGINES]
+LARGE = ["Ferrule recv_into",
+         *(n for n in PEERS if n not in ("Ferrule recv_into", *FOR_ENGINES))]  # fmt: skip
 
 BENCHMARK = Benchmark(
     name="echo",
@@ -252,7 +292,7 @@ BENCHMARK = Benchmark(
     higher_is_better=True,
     cases=[
         Case("64 B, 1 connection", {"connections": 1, "bytes": 64}, SMALL),
-        Case("64 B, 64 connections", {"connections": 64, "bytes": 64}, SMALL),
+        Case("64 B, 64 connections", {"connections": 64, "bytes": 64}, ENGINES),
         Case("64 B, 512 connections", {"connections": 512, "bytes": 64}, SMALL),
         Case("64 KiB, 16 connections", {"connections": 16, "bytes": 65536}, LARGE),
     ],
@@ -265,6 +305,7 @@ BENCHMARK = Benchmark(
         Target("64 B, 64 connections", "Ferrule", at_least=0.8, subject=ON_EPOLL),
         Target("64 B, 64 connections", "uvloop Protocol", at_least=1.0, subject=ON_EPOLL),
         Target("64 B, 64 connections", "gevent", at_least=2.5, subject=ON_EPOLL),
+        Target("64 B, 64 connections", "ThreadingTCPServer", at_least=0.7, subject=ON_THREADS),
         Target("64 B, 1 connection", "C epoll", at_least=0.9),
         Target("64 B, 1 connection", "uvloop Protocol", at_least=0.95),
         Target("64 B, 512 connections", "C epoll", at_least=0.6),

@@ -5,10 +5,21 @@ from __future__ import annotations
 import json
 import sys
 
-from .harness import SERVER_CPU, Benchmark, Case, Column, Sample, Settings, Target, output_of
+from .harness import (
+    SERVER_CPU,
+    Benchmark,
+    Case,
+    Column,
+    Sample,
+    Settings,
+    Target,
+    Unavailable,
+    is_engine_built,
+    output_of,
+)
 
 FIRST = "the first run of a process"
-ENGINES = ("auto", "uring", "epoll", "threads")
+ENGINES = ("auto", "uring", "epoll", "kqueue", "threads")
 PROGRAM = """
 import json, sys, time
 import ferrule
@@ -24,6 +35,8 @@ print(json.dumps({"value": first, "next_ms": rest[len(rest) // 2]}))
 
 def measure(benchmark: Benchmark, case: Case, peer: str, settings: Settings) -> Sample:
     """Time it in a fresh interpreter, after the import."""
+    if peer == "kqueue" and not is_engine_built(peer):
+        raise Unavailable("the kqueue engine is not built here")
     return json.loads(output_of([sys.executable, "-c", PROGRAM, peer], [SERVER_CPU], timeout=30))
 
 

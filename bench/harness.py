@@ -7,6 +7,7 @@ sample is taken in a fresh process, so no peer inherits another's heap, threads 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -235,6 +236,11 @@ def compiled(source: str, *headers: Path) -> Path:
         command = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(path)]
         subprocess.run(command, check=True)
     return program
+
+
+def is_engine_built(name: str) -> bool:
+    """Say whether Ferrule was built with an engine that not every machine has."""
+    return importlib.util.find_spec(f"ferrule._core.backend_{name}") is not None
 
 
 def refuse_tmpfs(path: Path) -> None:

@@ -5,11 +5,13 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("httptools", reason="needs the extra: pip install 'ferrule[cli]'")
 
+import ferrule
 from ferrule.cli import demo
 from in_fiber import in_fiber
 
@@ -77,6 +79,57 @@ def test_a_low_soft_limit_is_raised():
     assert json.loads(done.stdout)["clients"] == 60
 
 
+# What depends on the hour and the engine, not on what was served.
+MEASURED = {
+    "backend", "seconds", "requests_per_second", "megabytes_per_second", "latency_p50_ms",
+    "latency_p99_ms", "peak_memory_mib",
+}
+
+
+def saved_files(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def demo_on(backend, folder):
+    done = command(
+        "--files", "1000", "--clients", "100", "--rounds", "2", "--json", "--save", str(folder),
+        env=os.environ | {"FERRULE_BACKEND": backend},
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["backend"] == backend
+    assert report["mismatches"] == 0
+    return report, saved_files(folder)
+
+
+def skip_without(backend):
+    try:
+        ferrule.run(int, backend=backend)
+    except ferrule.BackendUnavailable as exc:
+        pytest.skip(f"cannot here: {exc}")
+
+
+@pytest.fixture(scope="module")
+def on_uring(tmp_path_factory):
+    skip_without("uring")
+    return demo_on("uring", tmp_path_factory.mktemp("uring"))
+
+
+@pytest.mark.parametrize("backend", ["epoll", "kqueue", "threads"])
+def test_every_engine_gives_the_same_files_and_totals(backend, on_uring, tmp_path):
+    skip_without(backend)
+    report, files = demo_on(backend, tmp_path)
+    expected, expected_files = on_uring
+    assert len(files) == report["files"] > 100
+    assert files == expected_files
+    assert {k: v for k, v in report.items() if k not in MEASURED} == {
+        k: v for k, v in expected.items() if k not in MEASURED
+    }
+
+
 def test_a_backend_that_is_not_there_is_a_clear_error():
     done = command("--files", "1", env=os.environ | {"FERRULE_BACKEND": "nonsense"})
     assert done.returncode != 0
@@ -101,6 +154,23 @@ def test_all_regular_files_but_installed_packages_are_fetched(folder):
     assert results.failures == []
     assert results.files == 11
     assert results.bytes == sum(1000 * i for i in range(10)) + 1
+
+
+@in_fiber
+def test_what_was_fetched_is_saved_where_told(folder, tmp_path, tmp_path_factory):
+    to = tmp_path_factory.mktemp("saved") / "here"
+    results = demo.run_demo(folder, 4, None, 3, show_progress=False, save_to=str(to))
+    assert results.failures == []
+    names = [*(f"{i}.txt" for i in range(10)), "name with ü.txt"]
+    assert saved_files(to) == {Path(name): (tmp_path / name).read_bytes() for name in names}
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = command("--files", "1", "--save", str(tmp_path / "file"))
+    assert done.returncode == 1
+    assert "nothing can be saved there" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @in_fiber

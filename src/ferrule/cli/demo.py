@@ -34,6 +34,7 @@ NOT_THE_LIBRARY = {"site-packages", "dist-packages"}  # installed packages live 
 SPARE_DESCRIPTORS = 256
 CLIENT_TIMEOUT = 60.0
 PROGRESS_SECONDS = 0.1
+MAXRSS_PER_MIB = 1 << 20 if sys.platform == "darwin" else 1 << 10
 FAILURES_SHOWN = 5
 
 
@@ -51,6 +52,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--clients", type=_count, default=1000, help="client fibers (%(default)s)")
     parser.add_argument("--rounds", type=_count, default=3,
                         help="how often each file is fetched (%(default)s)")
+    parser.add_argument("--save", metavar="FOLDER",
+                        help="also write what was fetched below this folder, which is made")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.set_defaults(run=run)
 
@@ -66,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo; return 0 if every body was right, else 1."""
     require("httptools", "ferrule demo")
     folder = sysconfig.get_path("stdlib")
-    results = ferrule.run(run_demo, folder, args.clients, args.files, args.rounds, not args.json)
+    results = ferrule.run(
+        run_demo, folder, args.clients, args.files, args.rounds, not args.json, args.save
+    )
     report = results.as_report()
     if args.json:
         print(json.dumps(report, indent=2))
@@ -90,10 +95,13 @@ class Results:
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    save_to: str | None = None
+    unsaved: set[str] = field(default_factory=set)
 
     def as_report(self) -> dict[str, Any]:
         """The figures, as plain data.  Latencies in milliseconds, memory in MiB."""
         ordered = sorted(self.latencies)
+        peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return {
             "backend": self.backend,
             "folder": self.folder,
@@ -107,7 +115,7 @@ class Results:
             "megabytes_per_second": round(self.bytes / 1e6 / self.seconds, 1),
             "latency_p50_ms": round(percentile(ordered, 50) * 1e3, 2),
             "latency_p99_ms": round(percentile(ordered, 99) * 1e3, 2),
-            "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            "peak_memory_mib": round(peak_memory / MAXRSS_PER_MIB, 1),
         }
 
 
@@ -137,8 +145,9 @@ def as_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def run_demo(
-    folder: str, clients: int, files_max: int | None, rounds: int, show_progress: bool
-) -> Results:
+    folder: str, clients: int, files_max: int | None, rounds: int, show_progress: bool,
+    save_to: str | None = None,
+) -> Results:  # fmt: skip
     """Serve ``folder`` and fetch its files ``rounds`` times.  Call it inside a runtime."""
     from ferrule.cli.http_server import HttpServer, ServerLimits
     from ferrule.cli.static_files import StaticFiles
@@ -151,6 +160,8 @@ def run_demo(
         clients = fit_clients(clients, files.limits.files)
         server = HttpServer(files, ServerLimits(connections=clients + 1))
         results = Results(folder, ferrule.current_runtime().backend, clients, len(paths))
+        if save_to is not None:
+            prepare_saving(results, save_to, paths)
         # Every file is fetched in every round, and every client fetches something.
         jobs = paths * max(rounds, -(-clients // len(paths)))
         with serving(server) as address:
@@ -158,6 +169,16 @@ def run_demo(
     finally:
         files.close()
     return results
+
+
+def prepare_saving(results: Results, folder: str, paths: list[str]) -> None:
+    """Make every folder that will be written to."""
+    try:
+        for below in {os.path.dirname(path) for path in paths}:
+            fs.makedirs(os.path.join(folder, below), exist_ok=True)
+    except OSError as exc:
+        raise SystemExit(f"ferrule demo: nothing can be saved there: {exc}") from exc
+    results.save_to, results.unsaved = folder, set(paths)
 
 
 def list_files(folder: str) -> list[str]:
@@ -235,6 +256,9 @@ def fetch_files(
                 results.bytes += len(body)
                 if status != 200 or body != fs.read_bytes(os.path.join(folder, path)):
                     results.failures.append(f"{path}: status {status}, {len(body)} bytes differ")
+                if results.save_to is not None and path in results.unsaved:
+                    results.unsaved.remove(path)
+                    fs.write_bytes(os.path.join(results.save_to, path), body)
     except (OSError, ValueError) as exc:
         results.failures.append(f"a client failed: {exc!r}")
 
