@@ -110,6 +110,24 @@ static void a_batch_of_none_changes_nothing(void) {
     slot_queue_destroy(&q);
 }
 
+static void a_try_takes_what_there_is_room_for_and_leaves_the_spare_slots(void) {
+    void *entries[] = {first_entry, second_entry, first_entry, second_entry};
+    start(4);
+    CHECK_EQ(slot_queue_try_push_batch(&q, entries, 4, 1), 0);
+    CHECK_EQ(q.head, 0);
+    CHECK_EQ(slot_queue_try_push_batch(&q, entries, 2, 1), 2);
+    CHECK_EQ(slot_queue_try_push_batch(&q, entries, 1, 1), 1);
+    CHECK_EQ(slot_queue_try_push_batch(&q, entries, 1, 1), 0);
+    CHECK_EQ(slot_queue_try_push_batch(&q, entries, 1, 0), 1);
+    CHECK_EQ(slot_queue_try_push_batch(&q, entries, 1, 0), 0);
+    for (int i = 0; i < 4; i++) CHECK(slot_queue_pop(&q, false));
+    for (int i = 0; i < 9; i++) CHECK(!slot_queue_pop(&q, false)); /* readers are ahead */
+    CHECK_EQ(slot_queue_try_push_batch(&q, entries, 2, 1), 2);
+    CHECK(slot_queue_pop(&q, true) == first_entry);
+    CHECK(slot_queue_pop(&q, true) == second_entry);
+    slot_queue_destroy(&q);
+}
+
 /* Readers wait where their batches begin. */
 static void who_waits_for_neighbouring_slots_or_batches_shares_no_monitor(void) {
     start(4096);
@@ -242,6 +260,7 @@ int main(void) {
     RUN(a_poll_of_an_empty_queue_finds_nothing_and_loses_nothing);
     RUN(a_batch_has_holes_where_nothing_was);
     RUN(a_batch_of_none_changes_nothing);
+    RUN(a_try_takes_what_there_is_room_for_and_leaves_the_spare_slots);
     RUN(who_waits_for_neighbouring_slots_or_batches_shares_no_monitor);
     RUN(patience_follows_what_spinning_brings);
     RUN(four_readers_take_each_item_of_four_writers_once);

@@ -166,6 +166,54 @@ static void ring_doorbell(struct io_queue *q) {
     (void)n;
 }
 
+/* Under the queue's overflow_mutex, inside the gate. */
+static void push_overflow(struct io_queue *q) {
+    while (q->overflow) {
+        struct io_request *r = q->overflow, *next = r->next;
+        if (!slot_queue_try_push_batch(&q->pending, (void *[]){r}, 1, 1)) return;
+        q->overflow = next;
+        ATOMIC_SUB(&q->overflowed, 1, RELAXED);
+    }
+}
+
+/* Never waits: who submits may be the loop's thread, and all workers may be held up.  One slot is
+ * left for the stop. */
+static void push(struct io_queue *q, struct io_request **batch, uint32_t n) {
+    uint32_t done = (uint32_t)slot_queue_try_push_batch(&q->pending, (void *const *)batch, n, 1);
+    if (done == n) return;
+    pthread_mutex_lock(&q->overflow_mutex);
+    for (; done < n; done++) {
+        batch[done]->next = NULL;
+        if (q->overflow) q->overflow_last->next = batch[done];
+        else q->overflow = batch[done];
+        q->overflow_last = batch[done];
+        ATOMIC_ADD(&q->overflowed, 1, SEQ_CST);
+    }
+    /* If there is no room, whoever takes the next one will see these; if there is, he may not have. */
+    push_overflow(q);
+    pthread_mutex_unlock(&q->overflow_mutex);
+}
+
+void io_queue_refill(struct io_queue *q) {
+    if (!ATOMIC_LOAD(&q->overflowed, SEQ_CST) || !enter_gate(q)) return;
+    pthread_mutex_lock(&q->overflow_mutex);
+    push_overflow(q);
+    pthread_mutex_unlock(&q->overflow_mutex);
+    ring_doorbell(q);
+    ATOMIC_SUB(&q->gate, 1, RELEASE);
+}
+
+struct io_request *io_queue_take_overflow(struct io_queue *q) {
+    pthread_mutex_lock(&q->overflow_mutex);
+    struct io_request *r = q->overflow;
+    if (r) {
+        q->overflow = r->next;
+        ATOMIC_SUB(&q->overflowed, 1, RELAXED);
+    }
+    pthread_mutex_unlock(&q->overflow_mutex);
+    return r;
+}
+
 /* Under the mutex. */
 static void push_batch(struct io_client *c) {
     struct io_queue *q = c->queue;
@@ -173,9 +221,9 @@ static void push_batch(struct io_client *c) {
     if (!n) return;
     c->batched = 0;
     if (enter_gate(q)) {
-        slot_queue_push_batch(&q->pending, (void *const *)c->batch, n);
+        push(q, c->batch, n);
+        ring_doorbell(q); /* before the gate: after it the queue may be closed, and the bell */
         ATOMIC_SUB(&q->gate, 1, RELEASE);
-        ring_doorbell(q);
     } else {
         for (uint32_t i = 0; i < n; i++) answer_here(c->batch[i]);
     }

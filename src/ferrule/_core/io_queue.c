@@ -68,6 +68,7 @@ static void release(struct io_queue *q) {
     q->worker_count = 0;
     close(q->doorbell);
     slot_queue_destroy(&q->pending);
+    pthread_mutex_destroy(&q->overflow_mutex);
     pthread_mutex_destroy(&q->fault_mutex);
 }
 
@@ -83,6 +84,7 @@ int io_queue_open(struct io_queue *q, const struct io_queue_options *options) {
         slot_queue_destroy(&q->pending);
         return err;
     }
+    pthread_mutex_init(&q->overflow_mutex, NULL);
     pthread_mutex_init(&q->fault_mutex, NULL);
     q->workers = calloc(options->threads, sizeof *q->workers);
     err = q->workers ? start_workers(q, options->threads) : -ENOMEM;

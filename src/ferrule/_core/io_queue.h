@@ -57,6 +57,9 @@ struct io_worker {
 
 struct io_queue {
     struct slot_queue pending;
+    pthread_mutex_t overflow_mutex; /* of the next line: what found no room in `pending` */
+    struct io_request *overflow, *overflow_last;
+    uint32_t overflowed; /* atomic: how many */
     struct io_request stop;
     uint32_t gate; /* how many push now, and IO_GATE_CLOSED */
     bool cancelled, interrupting;
@@ -75,7 +78,7 @@ struct io_queue {
 
 struct io_queue_options {
     uint32_t threads;
-    uint32_t size;           /* requests in flight for which a push never waits */
+    uint32_t size;           /* requests in flight that take the fast way */
     uint32_t kernel_threads; /* that each ring may have at most */
     uint8_t ways[OP_KINDS];
 };
@@ -172,5 +175,9 @@ static inline uint64_t io_client_completed(const struct io_client *c) {
 void io_client_answer(struct io_request *r);
 bool io_request_is_cancelled(const struct io_request *r);
 int64_t io_queue_fault(struct io_queue *q, uint32_t kind);
+/* After each that was taken from `pending`: move there what found no room. */
+void io_queue_refill(struct io_queue *q);
+/* After the stop: one that never did, or NULL. */
+struct io_request *io_queue_take_overflow(struct io_queue *q);
 
 #endif

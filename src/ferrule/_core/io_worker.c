@@ -72,6 +72,7 @@ static void serve(struct io_worker *w, struct io_request *r) {
     if (r == &w->queue->stop) {
         w->stopping = true;
         slot_queue_push(&w->queue->pending, r); /* for the others */
+        while ((r = io_queue_take_overflow(w->queue))) serve(w, r);
         return;
     }
     io_count(&w->counts.requests);
@@ -83,15 +84,20 @@ static void serve(struct io_worker *w, struct io_request *r) {
     carry_out(w, r);
 }
 
+static bool take(struct io_worker *w, bool block) {
+    struct io_request *r = slot_queue_pop(&w->queue->pending, block);
+    io_queue_refill(w->queue); /* before it may hang */
+    if (r) serve(w, r);
+    return r;
+}
+
 #define TAKEN_PER_TURN 16 /* then the ring is looked at */
 
 /* While requests are in the ring: take others, as there is room. */
 static bool take_more(struct io_worker *w) {
     int took = 0;
     while (took < TAKEN_PER_TURN && !w->stopping && io_ring_in_flight(w) < IO_RING_DEPTH) {
-        struct io_request *r = slot_queue_pop(&w->queue->pending, false);
-        if (!r) break;
-        serve(w, r);
+        if (!take(w, false)) break;
         took++;
     }
     return took > 0;
@@ -110,7 +116,7 @@ void io_worker_run(struct io_worker *w) {
     for (;;) {
         if (!io_ring_in_flight(w)) {
             if (w->stopping) return;
-            serve(w, slot_queue_pop(&w->queue->pending, true));
+            take(w, true);
         } else if (take_more(w)) {
             io_ring_turn(w, false);
         } else {

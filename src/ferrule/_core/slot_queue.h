@@ -242,9 +242,32 @@ static inline void slot_queue_push_batch(struct slot_queue *q, void *const entri
     }
 }
 
+/* As many as there is room for, so that no push has to wait for a reader to come; how many.  It
+ * leaves `spare` slots to others.  Who takes a reader's place is seen here (SEQ_CST), or sees what
+ * was stored before. */
+static inline size_t slot_queue_try_push_batch(struct slot_queue *q, void *const entries[],
+                                               size_t count, size_t spare) {
+    size_t left = count;
+    while (left) {
+        size_t index = ATOMIC_LOAD(&q->head, RELAXED), end;
+        do {
+            end = index + left;
+            /* The readers may be ahead, so this is signed. */
+            ptrdiff_t used = (ptrdiff_t)(end - ATOMIC_LOAD(&q->tail, SEQ_CST));
+            if (used > (ptrdiff_t)(q->mask + 1 - spare)) return count - left;
+        } while (!ATOMIC_CAS(&q->head, &index, end, RELAXED, RELAXED));
+        for (; index != end; index++)
+            if (slot_queue_put(q, index, *entries)) {
+                entries++;
+                left--;
+            }
+    }
+    return count;
+}
+
 /* NULL only if it would not wait, and found nothing. */
 static inline void *slot_queue_pop(struct slot_queue *q, bool block) {
-    return slot_queue_take(q, ATOMIC_ADD(&q->tail, 1, RELAXED), block);
+    return slot_queue_take(q, ATOMIC_ADD(&q->tail, 1, SEQ_CST), block);
 }
 
 /* Only the first is waited for, so that there is at least one; the others may be NULL, also in
