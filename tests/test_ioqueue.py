@@ -168,6 +168,36 @@ def test_answered_requests_count_until_they_are_popped() -> None:
             queue.nop()
 
 
+def test_a_batch_of_eight_goes_by_itself_and_fewer_wait_for_a_flush(queue: IOQueue) -> None:
+    for _ in range(8):
+        queue.nop()
+    wait_until(lambda: queue.ready == 8)
+    for _ in range(7):
+        queue.nop()
+    time.sleep(0.02)
+    assert (queue.ready, queue.in_flight) == (8, 7)
+    queue.flush()
+    wait_until(lambda: queue.ready == 15)
+
+
+def test_a_poll_finds_what_is_ready(queue: IOQueue) -> None:
+    for _ in range(50):
+        request = queue.nop()
+        queue.flush()
+        wait_until(lambda: queue.ready == 1)
+        assert queue.pop(block=False) is request
+        assert queue.pop(block=False) is None
+
+
+def test_workers_have_names() -> None:
+    with IOQueue(threads=2):
+        names = {
+            Path(f"/proc/self/task/{task}/comm").read_text().strip()
+            for task in os.listdir("/proc/self/task")
+        }
+    assert {"ferrule-io-0", "ferrule-io-1"} <= names
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10
     while not condition():
@@ -293,7 +323,7 @@ def test_a_closed_queue_says_so(queue: IOQueue) -> None:
 
 
 def test_close_closes_what_was_opened_and_nobody_popped(queue: IOQueue) -> None:
-    requests = [queue.open("/") for _ in range(20)]
+    requests = [(queue.open, queue.opendir)[n % 2]("/") for n in range(20)]
     queue.flush()
     wait_until(lambda: queue.ready == 20)
     queue.close()  # the fixture looks for descriptors left behind
@@ -318,20 +348,34 @@ def test_cancel_answers_what_has_not_begun_and_whatever_comes(fifo: Path) -> Non
         assert isinstance(blocked.error, InterruptedError)
 
 
-def test_cancel_carries_out_closes_all_the_same(fifo: Path) -> None:
-    with IOQueue(threads=1, use_ring=False) as queue:
+@pytest.mark.parametrize("in_ring", [(), ("close",)], ids=["calls", "ring"])
+def test_cancel_carries_out_closes_all_the_same(fifo: Path, in_ring: tuple[str, ...]) -> None:
+    with IOQueue(threads=1, in_ring=in_ring) as queue:
+        directory = answer(queue, queue.opendir("/"))
+        number = directory.fileno()
         blocked = queue.open(fifo)
         queue.flush()
         time.sleep(0.01)
         fd = os.open("/", os.O_RDONLY)
-        closing = queue.close_fd(fd)
+        closes = [queue.close_fd(fd), queue.closedir(directory)]
         queue.cancel()
         writer = os.open(fifo, os.O_RDWR)
-        assert set(queue.drain()) == {blocked, closing}
+        assert set(queue.drain()) == {blocked, *closes}
         os.close(writer)
-        assert closing.error is None
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(fd)
+        for closing, closed in zip(closes, (fd, number), strict=True):
+            assert closing.error is None
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(closed)
+
+
+def test_cancel_returns_though_the_queue_is_full_and_nobody_takes(fifo: Path) -> None:
+    with IOQueue(depth=7, threads=1, use_ring=False) as queue:  # and the stop is the eighth
+        blocked = queue.open(fifo)
+        rest = [queue.stat("/") for _ in range(6)]
+        queue.flush()
+        queue.cancel()
+        queue.close()
+        assert all(isinstance(request.error, InterruptedError) for request in (blocked, *rest))
 
 
 def test_a_thread_that_pops_is_woken_by_close(fifo: Path) -> None:

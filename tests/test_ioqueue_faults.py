@@ -269,6 +269,40 @@ def test_a_queue_without_descriptors_is_refused_and_leaves_nothing(
     assert done.stdout.split() == ["24", "24", "stat", "1"], done.stderr
 
 
+def test_a_queue_whose_threads_cannot_all_start_leaves_none(run_script: RunScript) -> None:
+    done = run_script(
+        "import os, resource\n"
+        "from ferrule.ioqueue import IOQueue\n"
+        "IOQueue().close()\n"
+        "fds = os.listdir('/proc/self/fd')\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "limit = resource.getrlimit(resource.RLIMIT_AS)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20), limit[1]))\n"
+        "try: IOQueue(threads=1024)\n"
+        "except OSError as exc: print(exc.errno)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, limit)\n"
+        "print(len(os.listdir('/proc/self/task')), os.listdir('/proc/self/fd') == fds)\n"
+        "with IOQueue(threads=100) as queue: print(len(queue.stat_many(['/'] * 300)))\n"
+    )
+    assert done.stdout.split() == [str(errno.EAGAIN), "1", "True", "300"], done.stderr
+
+
+def test_no_memory_for_the_paths_of_a_request_takes_no_room(run_script: RunScript) -> None:
+    done = run_script(
+        "import resource\n"
+        "from ferrule.ioqueue import IOQueue\n"
+        "path = 'x' * (256 << 20)\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "with IOQueue() as queue:\n"
+        "    queue.stat('/')\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), -1))\n"
+        "    try: queue.stat(path)\n"
+        "    except MemoryError as exc: print(exc)\n"
+        "    print(len(queue), len(queue.drain()), len(queue))\n"
+    )
+    assert done.stdout.splitlines() == ["no memory for the paths of a request", "1 1 0"], done.stderr
+
+
 # ---- threads ----
 
 
@@ -327,6 +361,35 @@ def test_threads_that_submit_during_the_cancel_are_answered_or_refused() -> None
             assert set(queue.drain(timeout=10)) == set(accepted)
 
 
+def test_threads_that_submit_during_the_close_are_answered_or_refused() -> None:
+    for number in range(20):
+        queue = IOQueue(depth=10_000)
+        accepted: list[Request] = []
+        refused: list[BaseException] = []
+
+        def body(
+            queue: IOQueue = queue,
+            accepted: list[Request] = accepted,
+            refused: list[BaseException] = refused,
+        ) -> None:
+            try:
+                while True:
+                    accepted.append(queue.nop())
+                    queue.read_files(["/etc/passwd"] * 3)
+            except (ValueError, InterruptedError, QueueFull) as exc:
+                refused.append(exc)
+
+        threads = [threading.Thread(target=body) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.001 * (number % 3))
+        queue.close()
+        for thread in threads:
+            thread.join(10)
+        assert len(refused) == 4
+        assert all(request.done for request in accepted)
+
+
 def test_one_thread_submits_while_another_waits() -> None:
     reader, writer = os.pipe()
     with IOQueue() as queue:
@@ -349,6 +412,24 @@ def test_many_calls_at_once_from_fibers_and_threads(run: Run) -> None:
                 tasks = [group.spawn(queue.stat_many, ["/"] * 700) for _ in range(10)]
                 call = group.spawn(ferrule.blocking, queue.stat_many, ["/"] * 700)
             assert [len(task.result()) for task in [*tasks, call]] == [700] * 11
+
+    run(main)
+
+
+def test_many_calls_at_once_wait_for_room_in_their_fibers_alone(run: Run, fifo: Path) -> None:
+    def main() -> None:
+        with IOQueue(threads=1, use_ring=False) as queue:
+            blocked = queue.open(fifo)  # holds the only worker
+            queue.flush()
+            ferrule.sleep(0.01)
+            tasks = [ferrule.spawn(queue.stat_many, ["/"] * 300) for _ in range(12)]
+            ferrule.sleep(0.01)  # so the loop goes on
+            assert not any(task.done() for task in tasks)
+            writer = os.open(fifo, os.O_RDWR)
+            assert [len(task.result()) for task in tasks] == [300] * 12
+            assert queue.pop() is blocked
+            os.close(result(blocked))
+            os.close(writer)
 
     run(main)
 

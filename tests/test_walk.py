@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import ferrule
+from ferrule import walks
 
 ORDERS = ("any", "breadth-first", "depth-first", "post-order")
 
@@ -70,6 +72,17 @@ def test_an_entry_knows_what_a_dir_entry_knows(tree: Path) -> None:
         assert entry.is_file() == os.path.isfile(entry.path)
         assert entry.is_symlink() == os.path.islink(entry.path)
         assert entry.depth == entry.path.count("/") - str(tree).count("/")
+
+
+@pytest.mark.parametrize("options", [{}, {"include": "*"}, {"types": "dfl"}, {"hidden": False}])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_nothing_is_asked_about_entries_whose_type_is_known(
+    tree: Path, threads: int, options: dict[str, Any]
+) -> None:
+    walk = ferrule.walk_batches(tree, threads=threads, errors="yield", **options)
+    for name in {os.path.basename(path) for path in paths_below(tree)}:
+        walk.engine._add_fault("stat", name=os.fsencode(name), error=errno.EIO)
+    assert [error for batch in walk for error in batch.errors] == []
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -255,6 +268,16 @@ def test_an_error_says_what_failed_and_where(tree: Path, threads: int) -> None:
     assert (caught.value.stage, caught.value.depth) == ("stat", 0)  # type: ignore[attr-defined]
     with pytest.raises(NotADirectoryError):
         list(ferrule.walk(tree / "dir0" / "sub0" / "file0.txt", threads=threads))
+
+
+@pytest.mark.parametrize(("usable", "expected"), [(1, 1), (3, 3), (64, 8)])
+def test_by_default_there_is_a_thread_for_each_usable_processor_up_to_eight(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, usable: int, expected: int
+) -> None:
+    monkeypatch.setattr(walks, "usable_cpus", lambda: usable)
+    assert run(lambda: walks._thread_count(None, None)) == expected
+    # Alone, and outside of fibers, the caller itself reads.
+    assert walks._thread_count(None, None) == (0 if expected == 1 else expected)
 
 
 def test_bad_arguments_are_refused_by_name(tree: Path) -> None:
