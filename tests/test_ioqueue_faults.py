@@ -300,7 +300,8 @@ def test_no_memory_for_the_paths_of_a_request_takes_no_room(run_script: RunScrip
         "    except MemoryError as exc: print(exc)\n"
         "    print(len(queue), len(queue.drain()), len(queue))\n"
     )
-    assert done.stdout.splitlines() == ["no memory for the paths of a request", "1 1 0"], done.stderr
+    lines = done.stdout.splitlines()
+    assert lines == ["no memory for the paths of a request", "1 1 0"], done.stderr
 
 
 # ---- threads ----

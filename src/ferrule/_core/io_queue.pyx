@@ -236,6 +236,8 @@ cdef class IOQueue:
     cdef Request _submit(self, io_request *r, Request request):
         self.main.held[r.op.index] = request
         io_client_submit(&self.main.c, r)
+        if not self.is_running:  # without the GIL another thread may just have closed it
+            self._discard_answers(self.main)
         return request
 
     def nop(self, *, user_data=None):
