@@ -485,6 +485,34 @@ def test_a_deadlock_over_two_threads_is_seen(run: Run) -> None:
         run(main, threads=2)
 
 
+def test_a_deadlock_over_several_threads_breaks_off_no_wait_that_a_cancel_can_end(
+    run: Run,
+) -> None:
+    ended: list[type[BaseException]] = []
+
+    def wait() -> None:
+        spin(0.001)
+        try:
+            ferrule.Event().wait()
+        except BaseException as exc:
+            ended.append(type(exc))
+            raise
+
+    def main() -> None:
+        tasks = [ferrule.spawn(wait) for _ in range(5)]
+        try:
+            wait()
+        finally:
+            with ferrule.shield():
+                ferrule.wait(tasks)
+
+    for _ in range(30):
+        with pytest.raises(ferrule.DeadlockError):
+            run(main, threads=3)
+        assert ended == [ferrule.Cancelled] * 6
+        ended.clear()
+
+
 def test_a_sleeper_on_another_thread_is_no_deadlock(run: Run) -> None:
     def main() -> str:
         event = ferrule.Event()

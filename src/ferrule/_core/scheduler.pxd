@@ -19,6 +19,11 @@ cdef extern from "idle_set.h":
     struct idle_set:
         pass
 
+cdef extern from "quiet.h":
+    struct quiet:
+        pass
+
+
 cdef extern from "group_count.h":
     struct group_count:
         pass
@@ -220,6 +225,8 @@ cdef class Crew:
     cdef int join_threads(self) except -1
     cdef bint has_work(self) except -1
     cdef bint is_quiet(self) except -1
+    cdef bint begin_report(self, Scheduler s) except -1
+    cdef bint _is_quiet(self) except -1
 
 
 @cython.final
@@ -250,7 +257,7 @@ cdef class Scheduler:
     cdef steal_queue new_tasks   # that others may take; used with several threads only
     cdef uint32_t new_left       # of them, in this round
     cdef bint relies_on_outside  # waiting, and only work outside could end that
-    cdef bint quiet              # about to wait, or waiting, with nothing that could end it
+    cdef quiet quiet             # about to wait, or waiting, with nothing that could end it
     # For `inspect` and its watchdog, which look from outside.
     cdef int64_t clock           # when the loop last looked at the time
     cdef bint idle               # waiting in the kernel
@@ -320,7 +327,7 @@ cdef class Scheduler:
     cdef bint _relies_on_outside(self) noexcept
     cdef bint _is_deadlocked(self) except -1
     cdef int _report_deadlock(self) except -1
-    cdef int _lift_shields(self) except -1
+    cdef bint _lift_shields(self) except -1
     cdef int _poll(self, int64_t timeout, bint may_block) except -1
     cdef int _run_signal_handlers(self) except -1
     cdef int _release_slot(self, Slot *slot) except -1

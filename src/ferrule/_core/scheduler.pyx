@@ -121,6 +121,12 @@ cdef extern from "inbox.h":
     inbox_node *inbox_close(inbox *i) noexcept nogil
     bint inbox_is_empty(inbox *i) noexcept nogil
 
+cdef extern from "quiet.h":
+    void quiet_begin(quiet *q) noexcept nogil
+    void quiet_end(quiet *q) noexcept nogil
+    uint64_t quiet_changes(const quiet *q) noexcept nogil
+
+
 cdef extern from "group_count.h":
     void group_count_init(group_count *c) noexcept nogil
     bint group_count_add(group_count *c) noexcept nogil
@@ -1223,7 +1229,7 @@ cdef class Scheduler:
     cdef int give_up(self) except -1:
         """The system has no room for this thread: the crew goes on with those it has."""
         self.crew.no_more = True
-        self.quiet = True
+        quiet_begin(&self.quiet)
         return self._close_inbox()
 
     cdef int _open(self) except -1:
@@ -1552,9 +1558,10 @@ cdef class Scheduler:
             may_block = may_block and inbox_sleep(&self.inbox)
             self._poll(timeout, may_block)
         finally:
+            quiet_end(&self.quiet)
             if asleep:
                 self._be_awake()
-        self.quiet = self.relies_on_outside = False
+        self.relies_on_outside = False
         self._take_completed()
         if may_block:
             if self.is_main_thread:
@@ -1646,10 +1653,16 @@ cdef class Scheduler:
         """Deal with what was posted; what comes meanwhile is dealt with next time."""
         cdef inbox_node *node = inbox_take(&self.inbox)
         cdef inbox_node *after
+        failure = None
         while node != NULL:
             after = node.next
-            self._read(take_letter(<Letter *>node))
+            try:
+                self._read(take_letter(<Letter *>node))
+            except BaseException as exc:  # no memory: the others are to be read all the same
+                failure = exc
             node = after
+        if failure is not None:
+            raise failure
         return 0
 
     cdef int _read(self, object item) except -1:
@@ -1713,7 +1726,7 @@ cdef class Scheduler:
         if self._drop_stale_timers() >= 0:
             return False
         cdef Scheduler first = self.crew.schedulers[0]
-        self.quiet = True
+        quiet_begin(&self.quiet)
         if not self.crew.is_quiet():
             return False
         if first.is_main_thread and has_signal_handlers():
@@ -1722,32 +1735,38 @@ cdef class Scheduler:
             if thread.ident != first.thread_id and not getattr(thread, "_ferrule_worker", False):
                 return False  # it may wake a fiber
         # A thread may have posted something and ended while we looked.
-        return self.crew.is_quiet()
+        return self.crew.begin_report(self)
 
     cdef int _report_deadlock(self) except -1:
-        """Cancel everything; then what is shielded; then break off the waits that are left."""
-        cdef Task task
+        """Cancel everything; if all are quiet again, what is shielded; then break off the rest."""
+        cdef Scheduler s
         cdef Crew crew = self.crew
         if crew.deadlock is None:
             crew.deadlock = deadlock_error(self.tasks())
-            crew.root_fails(crew.deadlock)
-            if not crew.is_quiet():
-                return 0
-        self._lift_shields()
-        if crew.is_quiet():
-            # Uncancellable ones, with nothing in flight: their fibers end with an error.
-            for task in self.tasks():
-                if task.state == PARKED:
-                    task.wake_reason = BROKEN_OFF
-                    wake(task)
+            return crew.root_fails(crew.deadlock)
+        if not self._lift_shields():
+            for s in crew.schedulers:
+                s.post(s.break_off_waits)
         return 0
 
-    cdef int _lift_shields(self) except -1:
+    def break_off_waits(self):
+        """End with an error the waits of this thread that no cancel can end."""
+        cdef Task task
+        for task in self.tasks():
+            if task.scheduler is self and task.state == PARKED:
+                task.wake_reason = BROKEN_OFF
+                self.make_ready(task)
+
+    cdef bint _lift_shields(self) except -1:
+        """Whether there was one."""
         cdef CancelScope scope
+        cdef bint found = False
         for scope in all_scopes(self.crew):
-            scope.shielded = False
-            scope.refresh()
-        return 0
+            if scope.shielded:
+                found = True
+                scope.shielded = False
+                scope.refresh()
+        return found
 
     def waiting(self):
         """(name, what it waits for) of every parked task."""

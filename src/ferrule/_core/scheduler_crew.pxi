@@ -152,13 +152,37 @@ cdef class Crew:
 
     cdef bint is_quiet(self) except -1:
         """Whether every thread waits, or is about to, and nothing it has could end that."""
-        cdef Scheduler s
-        cdef bint quiet = not self.stopping and not self.external_waits and not self.has_work()
         mutex_lock(&self.guard)
-        for s in self.schedulers:
-            quiet = quiet and s.quiet and not s.ready_count and inbox_is_empty(&s.inbox)
+        cdef bint quiet = self._is_quiet()
         mutex_unlock(&self.guard)
         return quiet
+
+    cdef bint begin_report(self, Scheduler s) except -1:
+        """Whether all are quiet; then ``s``, which asks, is not: it is to do something about it.
+
+        Of several threads that ask at once one is told so; the others see that it is at work.
+        """
+        mutex_lock(&self.guard)
+        cdef bint quiet = self._is_quiet()
+        if quiet:
+            quiet_end(&s.quiet)
+        mutex_unlock(&self.guard)
+        return quiet
+
+    cdef bint _is_quiet(self) except -1:
+        cdef Scheduler s
+        cdef uint64_t changes, before = 0, after = 0
+        cdef bint quiet = not self.stopping
+        for s in self.schedulers:
+            changes = quiet_changes(&s.quiet)
+            quiet = quiet and changes & 1
+            before += changes
+        quiet = quiet and not self.external_waits and not self.has_work()
+        for s in self.schedulers:
+            quiet = quiet and not s.ready_count and inbox_is_empty(&s.inbox)
+        for s in self.schedulers:
+            after += quiet_changes(&s.quiet)
+        return quiet and before == after
 
 
 cdef int check_entered(bint enters) except -1:
