@@ -74,9 +74,10 @@ class TaskGroup:
         self._open_scope().cancel()
 
     def _open_scope(self) -> GroupScope:
-        if self._scope is None:
+        scope = self._scope  # once: its owner may leave the group at this moment
+        if scope is None:
             raise RuntimeError("this TaskGroup is not open: use it in a with statement")
-        return self._scope
+        return scope
 
     def __exit__(
         self,
