@@ -72,13 +72,18 @@ def versions() -> dict[str, str]:
     return found
 
 
+def git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True,
+                          check=True).stdout.strip()
+
+
 def commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    """The commit measured; dirty if anything but what a run itself writes differs from it."""
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        changed = git("status", "--porcelain", "--", ".", ":!bench/results", ":!docs")
+        return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip()
 
 
 def processor() -> str:
