@@ -110,14 +110,17 @@ def test_what_a_call_raises_is_the_futures(anywhere: Anywhere) -> None:
 
 def test_result_waits_and_times_out(anywhere: Anywhere) -> None:
     def test() -> None:
+        begun, may_end = ferrule.Event(), ferrule.Event()
         with Executor() as executor:
-            future = executor.submit(ferrule.sleep, 0.05)
+            future = executor.submit(lambda: begun.set() or may_end.wait())
             for wait in (future.result, future.exception):
                 with pytest.raises(TimeoutError):
                     wait(timeout=0.001)
+            assert begun.wait(timeout=10)
             assert not future.done()
             assert future.running()
-            assert future.result(timeout=10) is None
+            may_end.set()
+            assert future.result(timeout=10) is True
 
     anywhere(test)
 
@@ -253,10 +256,11 @@ def test_an_executor_that_was_never_used_can_be_shut_down(anywhere: Anywhere) ->
 
 def test_shutdown_without_waiting_lets_the_calls_end(anywhere: Anywhere) -> None:
     def test() -> None:
-        executor = Executor(max_workers=1)
-        futures = [executor.submit(ferrule.sleep, 0.005) for _ in range(3)]
+        executor, may_end = Executor(max_workers=1), ferrule.Event()
+        futures = [executor.submit(may_end.wait) for _ in range(3)]
         executor.shutdown(wait=False)
-        assert not futures[2].done()
+        assert not futures[0].done()
+        may_end.set()
         assert wait_for_all(futures) == set(futures)
         executor.shutdown(wait=True)
 
@@ -265,14 +269,16 @@ def test_shutdown_without_waiting_lets_the_calls_end(anywhere: Anywhere) -> None
 
 def test_shutdown_may_cancel_what_has_not_started(anywhere: Anywhere) -> None:
     def test() -> None:
-        executor = Executor(max_workers=3)
-        futures = [executor.submit(ferrule.sleep, 0.02) for _ in range(30)]
+        executor, may_end = Executor(max_workers=3), ferrule.Event()
+        futures = [executor.submit(may_end.wait) for _ in range(30)]
         while not futures[2].running():
             wait_a_little()
-        executor.shutdown(cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)
         cancelled = [future for future in futures if future.cancelled()]
         assert cancelled == futures[3:]
-        assert [future.result() for future in futures[:3]] == [None] * 3
+        may_end.set()
+        executor.shutdown()
+        assert [future.result() for future in futures[:3]] == [True] * 3
 
     anywhere(test)
 

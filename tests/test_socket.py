@@ -566,13 +566,13 @@ def test_an_abandoned_socket_warns_and_is_closed(run: Run) -> None:
 def test_closing_with_linger_does_not_hold_up_the_loop(run: Run) -> None:
     def main() -> None:
         with tcp_pair() as (client, server):
-            client.setsockopt(std.SOL_SOCKET, std.SO_LINGER, struct.pack("ii", 1, 1))
+            client.setsockopt(std.SOL_SOCKET, std.SO_LINGER, struct.pack("ii", 1, 5))
             fill(client)
             closer = ferrule.spawn(client.close)
             start = time.monotonic()
             for _ in range(20):
                 ferrule.sleep(0.001)
-            assert time.monotonic() - start < 0.5
+            assert time.monotonic() - start < 4
             assert not closer.done()
             server.setsockopt(std.SOL_SOCKET, std.SO_LINGER, struct.pack("ii", 1, 0))
             server.close()
