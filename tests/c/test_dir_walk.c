@@ -55,7 +55,11 @@ static int next(struct walk *k, uint32_t threads, struct walk_batch **batch) {
     return state;
 }
 
-struct seen { uint64_t entries, errors, hash; uint32_t deepest, longest; };
+struct seen {
+    uint64_t entries, errors, hash;
+    uint32_t deepest, longest;
+    struct walk_progress progress; /* in the end */
+};
 
 /* A sum that does not depend on the order. */
 static void see(struct seen *s, const struct walk_batch *b) {
@@ -88,6 +92,7 @@ static struct seen walk_all(const struct walk_config *config, const char *root) 
         see(&s, b);
         batch_return(b);
     }
+    walk_read_progress(k, &s.progress);
     walk_stop(k, 1000000000);
     walk_release(k);
     return s;
@@ -280,6 +285,34 @@ static void paths_may_be_longer_than_the_kernel_takes(void) {
     remove_deep(DEEP);
 }
 
+/* Not by their paths, from the top: that would be a thousand names for each. */
+static void chains_are_opened_link_by_link(void) {
+    static char chains[] = "/tmp/test_dir_walk_XXXXXX";
+    enum { LINKS = 1500 };
+    CHECK(mkdtemp(chains));
+    for (int chain = 0; chain < 3; chain++) {
+        int at = open(chains, O_RDONLY | O_DIRECTORY);
+        for (int i = 0; i < LINKS; i++) {
+            const char *name = i ? "link" : (const char *[]){"a", "b", "c"}[chain];
+            CHECK_EQ(mkdirat(at, name, 0700), 0);
+            int fd = openat(at, name, O_RDONLY | O_DIRECTORY);
+            close(at);
+            at = fd;
+        }
+        close(at);
+        for (uint32_t threads = 0; threads <= 4; threads++)
+            for (int order = ORDER_ANY; order <= ORDER_POST; order++) {
+                struct walk_config config = settings(order, threads);
+                if (order == ORDER_POST) config.fields = 1u << FIELD_SIZE; /* from where it lies */
+                struct seen s = walk_all(&config, chains);
+                CHECK_EQ(s.entries, LINKS * (chain + 1));
+                CHECK_EQ(s.progress.directories, s.entries + 1);
+                CHECK(s.progress.components < 20 * s.progress.directories);
+            }
+    }
+    remove_tree(chains);
+}
+
 static void errors_come_among_the_entries(void) {
     for (int stage = STAGE_OPEN; stage <= STAGE_STAT; stage++) {
         struct walk_config config = settings(ORDER_ANY, 0);
@@ -319,6 +352,7 @@ int main(void) {
     RUN(a_walk_may_end_at_any_time);
     RUN(a_directory_that_hangs_does_not_stop_the_rest);
     RUN(paths_may_be_longer_than_the_kernel_takes);
+    RUN(chains_are_opened_link_by_link);
     RUN(errors_come_among_the_entries);
     remove_tree(top);
     return 0;

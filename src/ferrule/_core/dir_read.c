@@ -373,6 +373,8 @@ static int visit_root(struct walk_worker *w, const char *root) {
     uint32_t length = (uint32_t)strlen(root);
     if (path_room(w, (uint64_t)length + 1) < 0) return 0;
     memcpy(w->path, root, length + 1);
+    node_drop(w->path_node);
+    w->path_node = NULL;
     struct visit v = {
         .view = {.path = w->path, .path_length = length, .name_at = last_component(root, length),
                  .type = DT_UNKNOWN, .dir_fd = k->cwd, .at = w->path, .fetch_stat = fetch_stat,
@@ -500,11 +502,9 @@ static int note_identity(struct walk_worker *w, struct walk_node *node) {
     return 0;
 }
 
-/* Whether it is on another file system than its root. */
+/* Whether it is on another file system than its root, on which all above it are. */
 static int is_elsewhere(const struct walk_node *node) {
-    const struct walk_node *root = node;
-    while (root->parent) root = root->parent;
-    return node->dev != root->dev;
+    return node->parent && node->dev != node->parent->dev;
 }
 
 static void frame_failed(struct walk_worker *w, struct walk_frame *f, int err, int stage) {
@@ -569,13 +569,28 @@ static void frame_read_rules(struct walk_worker *w, struct walk_frame *f) {
     if (err) rules_failed(w, node, err, failed);
 }
 
+/* Mostly its directory's is there, from that itself or from another in it: so a deep chain takes
+ * no more than its names. */
+static void write_path(struct walk_worker *w, struct walk_node *node) {
+    struct walk_node *dir = node->parent, *last = w->path_node;
+    if (dir && last && (last == dir || last->parent == dir)) {
+        uint32_t at = node->path_length - node->name_length;
+        if (at > dir->path_length) w->path[at - 1] = '/';
+        memcpy(w->path + at, node->name, node->name_length);
+    } else {
+        node_write_path(node, w->path);
+    }
+    w->path[node->path_length] = 0;
+    w->path_node = node_hold(node);
+    node_drop(last);
+}
+
 static void frame_open(struct walk_worker *w, struct walk_frame *f) {
     struct walk *k = w->walk;
     struct walk_node *node = f->node;
     f->is_open = 1;
     if (path_room(w, node->path_length + 2ull) < 0) return;
-    node_write_path(node, w->path);
-    w->path[node->path_length] = 0;
+    write_path(w, node);
     int err = worker_open(w, node);
     if (k->config.order < ORDER_DEPTH) worker_child_done(w, node->parent);
     if (err == 0 && (k->config.links == LINKS_ALWAYS || k->config.one_file_system))

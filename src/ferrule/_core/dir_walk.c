@@ -114,6 +114,7 @@ static void worker_free(struct walk_worker *w) {
     worker_abandon(w);
     while (w->stack_base < w->stack_top) node_drop(w->stack[w->stack_base++]);
     if (w->batch) batch_free(w->batch);
+    node_drop(w->path_node);
     pthread_mutex_destroy(&w->mutex);
     for (uint32_t i = 0; w->text && i < w->walk->config.text_streams; i++) text_free(&w->text[i]);
     free(w->text);
@@ -309,5 +310,6 @@ void walk_read_progress(struct walk *k, struct walk_progress *p) {
         p->directories += ATOMIC_LOAD(&w->directories, RELAXED);
         p->entries += ATOMIC_LOAD(&w->entries, RELAXED);
         p->errors += ATOMIC_LOAD(&w->errors, RELAXED);
+        p->components += ATOMIC_LOAD(&w->components, RELAXED);
     }
 }

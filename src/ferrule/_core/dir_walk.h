@@ -37,7 +37,10 @@ struct walk_config {
     struct ignore_given ignore;         /* as are those that these lines ignore */
 };
 
-struct walk_progress { uint64_t directories, entries, errors, queued; };
+struct walk_progress {
+    uint64_t directories, entries, errors, queued;
+    uint64_t components; /* of the paths by which directories were opened */
+};
 
 /* An injected fault: the n-th attempt (from 1; 0: each) of a stage, at a name or at any, waits and
  * then fails unless error is 0. */

@@ -16,6 +16,7 @@
 
 #define OPEN_FLAGS (O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOCTTY)
 #define FULL_RETRIES 200 /* of a millisecond each: for others to close something */
+#define STRIDE 16u       /* names in a path, from which on places on the way are opened, too */
 
 static void list_open(struct walk_worker *w, struct walk_node *n, int fd) {
     n->fd = fd;
@@ -44,7 +45,18 @@ void worker_close_all(struct walk_worker *w) {
 
 void worker_child_done(struct walk_worker *w, struct walk_node *n) {
     if (!n || ATOMIC_SUB(&n->children, 1, ACQ_REL) != 1) return;
-    if (n->reader == w->index && n->is_read && n->fd >= 0) worker_close(w, n);
+    if (n->reader != w->index) ATOMIC_STORE(&w->walk->workers[n->reader]->passed, 1, RELAXED);
+    else if (n->is_read && n->fd >= 0) worker_close(w, n);
+}
+
+/* Close those that were passed, from the oldest.  Half of what may be open stays, as places to begin
+ * at: else who goes down a chain in turn with others would always begin at the top. */
+static void close_passed(struct walk_worker *w) {
+    struct walk_node *n = w->oldest, *newer;
+    for (; n && w->open_count > w->walk->max_open / 2; n = newer) {
+        newer = n->newer;
+        if (n->is_read && ATOMIC_LOAD(&n->children, ACQUIRE) == 0) worker_close(w, n);
+    }
 }
 
 static struct walk_frame *frame_of(struct walk_worker *w, const struct walk_node *n) {
@@ -56,6 +68,9 @@ static struct walk_frame *frame_of(struct walk_worker *w, const struct walk_node
 /* Close the one that is needed last; 0 if there is none that may be closed. */
 static int close_one(struct walk_worker *w) {
     struct walk_node *top = w->frame ? w->frame->node : NULL;
+    uint32_t count = w->open_count;
+    if (ATOMIC_SWAP(&w->passed, 0, RELAXED)) close_passed(w);
+    if (w->open_count < count) return 1;
     int newest_first = w->walk->config.order == ORDER_BREADTH;
     struct walk_node *n = newest_first ? w->newest : w->oldest;
     while (n && n == top) n = newest_first ? n->older : n->newer;
@@ -98,13 +113,16 @@ static int open_long(int dir, const char *path, int flags) {
 }
 
 /* Where to begin, and the rest of the path from there. */
-static int nearest_open(const struct walk_worker *w, const struct walk_node *n, const char **rest) {
+static int nearest_open(const struct walk_worker *w, const struct walk_node *n, const char **rest,
+                        uint32_t *components) {
     for (const struct walk_node *above = n->parent; above; above = above->parent) {
         if (above->reader != w->index || above->fd < 0) continue;
         *rest = w->path + above->path_length;
         while (**rest == '/') ++*rest;
+        *components = n->depth - above->depth;
         return above->fd;
     }
+    *components = n->depth + 1;
     *rest = w->path;
     return w->walk->cwd;
 }
@@ -112,7 +130,9 @@ static int nearest_open(const struct walk_worker *w, const struct walk_node *n, 
 static int open_path(struct walk_worker *w, const struct walk_node *n) {
     int flags = OPEN_FLAGS | (n->follow ? 0 : O_NOFOLLOW);
     const char *rest;
-    int dir = nearest_open(w, n, &rest);
+    uint32_t components;
+    int dir = nearest_open(w, n, &rest, &components);
+    ATOMIC_STORE(&w->components, OWN_LOAD(&w->components) + components, RELAXED);
     int fault = walk_meets_fault(w->walk, STAGE_OPEN, n->name);
     if (fault) return fault;
     int fd = open_once(dir, rest, flags);
@@ -125,7 +145,7 @@ static void wait_a_moment(void) {
     nanosleep(&moment, NULL);
 }
 
-int worker_open(struct walk_worker *w, struct walk_node *n) {
+static int open_listed(struct walk_worker *w, struct walk_node *n) {
     int tries = 0;
     while (w->open_count >= w->walk->max_open && close_one(w)) {}
     for (;;) {
@@ -145,4 +165,33 @@ int worker_open(struct walk_worker *w, struct walk_node *n) {
         wait_a_moment();
         worker_resume(w);
     }
+}
+
+static uint32_t distance_to_open(const struct walk_worker *w, const struct walk_node *n) {
+    const struct walk_node *above = n->parent;
+    uint32_t distance = 1;
+    for (; above && (above->reader != w->index || above->fd < 0); above = above->parent) distance++;
+    return distance;
+}
+
+/* In post-order a chain that is deeper than the budget has to be opened again on the way up, each
+ * directory of it: so that this does not begin at the top each time, some on the way to the first
+ * one are opened, the more the nearer they are. */
+static void open_on_the_way(struct walk_worker *w, struct walk_node *n) {
+    uint32_t left = distance_to_open(w, n), distance = STRIDE;
+    if (left <= STRIDE || w->walk->max_open <= STRIDE) return;
+    while (distance * 2 < left) distance *= 2;
+    for (; distance >= STRIDE; distance /= 2) {
+        struct walk_node *above = n;
+        for (uint32_t i = 0; i < distance; i++) above = above->parent;
+        char *end = w->path + above->path_length, was = *end;
+        *end = 0;
+        if (above->fd < 0) open_listed(w, above); /* if it fails, so will what is in it */
+        *end = was;
+    }
+}
+
+int worker_open(struct walk_worker *w, struct walk_node *n) {
+    if (w->walk->config.order == ORDER_POST) open_on_the_way(w, n);
+    return open_listed(w, n);
 }

@@ -36,7 +36,9 @@ struct walk_worker {
     struct walk_frame *frame, *spare;
     struct walk_node *newest, *oldest; /* the directories it has open; references */
     uint32_t open_count;
+    uint32_t passed;           /* atomic: others opened the last one that was in one of them */
     char *path;                /* of the entry at hand */
+    struct walk_node *path_node; /* whose it begins with, or begins with its parent's; a reference */
     uint32_t path_room;
     uint32_t prefix;           /* bytes of it that are the directory's, with the slash */
     char *buffer;
@@ -46,8 +48,11 @@ struct walk_worker {
     uint32_t prunes_seen;
     uint16_t index;
     uint8_t is_busy;           /* counted in walk.busy */
+    /* Under the mutex: what who looked for workers that are stuck saw last, and when. */
+    uint64_t seen_directories;
+    int64_t seen_at;
     /* Counted by the worker, read by anyone. */
-    uint64_t directories, entries, errors;
+    uint64_t directories, entries, errors, components;
 };
 
 struct walk {

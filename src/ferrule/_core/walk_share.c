@@ -163,11 +163,25 @@ void worker_share(struct walk_worker *w) {
     pthread_mutex_unlock(&k->mutex);
 }
 
+/* Whether it has opened nothing since somebody looked, some time ago. */
+static int is_stuck(struct walk_worker *w) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    int64_t now = t.tv_sec * 1000000000ll + t.tv_nsec;
+    uint64_t directories = ATOMIC_LOAD(&w->directories, RELAXED);
+    if (w->seen_at && directories == w->seen_directories) return now - w->seen_at >= STUCK_NS / 2;
+    w->seen_directories = directories;
+    w->seen_at = now;
+    return 0;
+}
+
+/* What it has found is taken from it in any case, its work only if it is stuck: one that goes down a
+ * deep chain would have to begin again at the top. */
 static void rescue_from(struct walk *k, struct walk_worker *w) {
-    if (pthread_mutex_trylock(&w->mutex) != 0) return; /* it is not in the kernel, so not stuck */
+    if (pthread_mutex_trylock(&w->mutex) != 0) return; /* it is not in the kernel */
     pthread_mutex_lock(&k->mutex);
     hand_over(w);
-    if (k->config.order == ORDER_ANY) give_away(w, w->stack_top - w->stack_base);
+    if (k->config.order == ORDER_ANY && is_stuck(w)) give_away(w, w->stack_top - w->stack_base);
     pthread_mutex_unlock(&k->mutex);
     pthread_mutex_unlock(&w->mutex);
 }
@@ -194,7 +208,7 @@ static void leave_level(struct walk_worker *w) {
     w->is_busy = 0;
     if (--k->busy || k->pool || !k->deeper) return;
     begin_deeper(k);
-    call_workers(k);
+    if (k->pool->next) call_workers(k); /* this one takes the first */
 }
 
 static int is_over(struct walk *k) {
@@ -205,7 +219,6 @@ static int is_over(struct walk *k) {
 static struct walk_node *await_work(struct walk_worker *w) {
     struct walk *k = w->walk;
     struct walk_node *n = NULL;
-    worker_close_all(w); /* who took the directories in them opens them by their paths */
     flush(w);
     pthread_mutex_unlock(&w->mutex);
     pthread_mutex_lock(&k->mutex);
@@ -216,6 +229,7 @@ static struct walk_node *await_work(struct walk_worker *w) {
         walk_deadline(STUCK_NS, &until);
         if (pthread_cond_timedwait(&k->work, &k->mutex, &until) != ETIMEDOUT) continue;
         pthread_mutex_unlock(&k->mutex);
+        worker_close_all(w); /* not before: what comes next may be in one of them */
         walk_rescue(k);
         pthread_mutex_lock(&k->mutex);
     }
