@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ import pytest
 import ferrule
 import ferrule.engines
 import ferrule.socket
+from ferrule._core.sockets import SocketCore
 from net_support import drain, fill, tcp_pair, unix_pair
 
 Run = Callable[..., Any]
@@ -305,6 +308,85 @@ def test_messages_with_descriptors_are_read_one_by_one(run: Run) -> None:
                 for part in (b"ab", b"cd", b"ef"):
                     client.sendmsg([part], rights)
             assert receive.result(5) == b"abcdef"
+
+    run(main)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
+@pytest.mark.parametrize("address", [False, True])
+def test_messages_that_came_together_are_received_one_by_one(
+    run: Run, kind: int, address: bool
+) -> None:
+    def receive(sock: Any) -> list[bytes]:
+        return [sock.recvfrom(100)[0] if address else sock.recv(100) for _ in range(4)]
+
+    def main() -> None:
+        one, other = ferrule.socket.socketpair(socket.AF_UNIX, kind)
+        with one, other:
+            receiver = ferrule.spawn(receive, other)
+            settle()
+            for part in (b"a", b"", b"cc", b"d"):
+                one.send(part)
+            assert receiver.result(5) == [b"a", b"", b"cc", b"d"]
+
+    run(main)
+
+
+class ClaimsTcp:
+    """A socket with message boundaries that says it were TCP, as one with kernel TLS does."""
+
+    family, type, proto = socket.AF_INET, socket.SOCK_STREAM, 0
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+def test_a_stream_of_records_is_asked_of_the_kernel_not_guessed(run: Run) -> None:
+    def main() -> None:
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with one, other:
+            core = SocketCore(ClaimsTcp(other))
+            receiver = ferrule.spawn(lambda: [core.recv(100) for _ in range(3)])
+            settle()
+            for part in (b"1", b"2", b"3"):
+                one.send(part)
+            assert receiver.result(5) == [b"1", b"2", b"3"]
+            core._release()
+
+    run(main)
+
+
+TCP_ULP, SOL_TLS, TLS_TX, TLS_RX, TLS_SET_RECORD_TYPE = 31, 282, 1, 2, 1
+# struct tls12_crypto_info_aes_gcm_128: version, cipher, iv, key, salt, sequence number.
+TLS_1_2_WITH_AES_128_GCM = struct.pack("=HH8s16s4s8s", 0x0303, 51, b"i" * 8, b"k" * 16, b"salt", b"")
+ALERT = 21
+
+
+def use_kernel_tls(sock: Any, direction: int) -> None:
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_ULP, b"tls")
+        sock.setsockopt(SOL_TLS, direction, TLS_1_2_WITH_AES_128_GCM)
+    except OSError as exc:
+        pytest.skip(f"this kernel has no TLS: {exc}")
+
+
+def test_a_record_of_kernel_tls_behind_a_short_read_is_found(run: Run) -> None:
+    def main() -> None:
+        with tcp_pair() as (client, server):
+            use_kernel_tls(client, TLS_TX)
+            use_kernel_tls(server, TLS_RX)
+            receiver = ferrule.spawn(server.recv, 100)
+            settle()
+            client.sendall(b"data")
+            client.sendmsg([b"\1\0"], [(SOL_TLS, TLS_SET_RECORD_TYPE, bytes([ALERT]))])
+            assert receiver.result(5) == b"data"
+            # What is no data ends the read before it, and recv cannot give it.
+            receiver = ferrule.spawn(server.recv, 100)
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                receiver.result(5)
 
     run(main)
 

@@ -35,6 +35,7 @@ Received: TypeAlias = tuple[bytes, Ancillary, int, Address]
 Message: TypeAlias = "ReadableBuffer | tuple[Any, ...]"
 
 _DONTWAIT = _low.MSG_DONTWAIT
+_TCP_ULP = 31  # Linux: kernel TLS and its like; the socket module has no name for it
 
 
 class socket(SocketCore):
@@ -207,6 +208,8 @@ class socket(SocketCore):
         self._sock.setsockopt(*args)
         if args[:2] == (_low.SOL_SOCKET, _low.SO_LINGER):
             self._lingers = True
+        elif args[:2] == (_low.IPPROTO_TCP, _TCP_ULP):
+            self._learn_reads()
 
     def get_inheritable(self) -> bool:
         """Whether the descriptor is inherited by a new program."""

@@ -48,6 +48,29 @@ cdef extern from "<poll.h>" nogil:
 cdef extern from "<sys/socket.h>" nogil:
     int AF_INET, AF_INET6, AF_UNIX
 
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <netinet/in.h>
+    #include <netinet/tcp.h>
+    #include <sys/socket.h>
+
+    /* Whether a TCP socket ends reads where a record does, as one with kernel TLS: only Linux has
+     * such a layer, in TCP_ULP. */
+    static inline int reads_records(int fd) {
+    #ifdef TCP_ULP
+        char name[16];
+        socklen_t size = sizeof name;
+        if (getsockopt(fd, IPPROTO_TCP, TCP_ULP, name, &size) < 0) return errno != ENOPROTOOPT;
+        return size != 0;
+    #else
+        (void)fd;
+        return 0;
+    #endif
+    }
+    """
+    bint reads_records(int fd) nogil
+
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *s, size_t n)
 
@@ -114,9 +137,17 @@ cdef class SocketCore(Descriptor):
         self._sock = sock
         self.fd = sock.fileno()
         self.is_stream = sock.type == SOCK_STREAM
-        if self.is_stream and sock.family in (AF_INET, AF_INET6) and sock.proto in (0, IPPROTO_TCP):
-            self.recv_traits = OP_DRAINS  # of TCP alone: others end a read at a message's edge
+        self._learn_reads()
         self._set_timeout(timeout)
+
+    def _learn_reads(self):
+        """See whether a read that comes short has taken all there was.
+
+        So it is with TCP alone: others end one at the edge of a message or record.
+        """
+        cdef bint is_tcp = self.is_stream and self._sock.family in (AF_INET, AF_INET6) \
+            and self._sock.proto in (0, IPPROTO_TCP)
+        self.recv_traits = OP_DRAINS if is_tcp and not reads_records(self.fd) else 0
 
     def _set_timeout(self, timeout):
         if timeout is None:
