@@ -1,5 +1,5 @@
 # Every target sets itself up: it makes .venv, installs what is needed, builds, then does its job.
-#   make demo | test | test-backends | test-free-threaded | sanitize | sanitize-all | check | bench | soak | build | clean
+#   make demo | test | test-backends | test-free-threaded | test-portability | sanitize | sanitize-all | check | bench | soak | build | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +17,7 @@ SANITIZED_C := $(C_TESTS:=.address) $(C_TESTS:=.thread) $(SANITIZED)/c/mistakes.
     $(EXPLORING:tests/c/%.c=$(SANITIZED)/c/%.explored)
 SOURCES := $(shell find src -type f -not -name '*.pyc') meson.build pyproject.toml
 
-.PHONY: build test test-behaviour test-builds test-backends test-free-threaded sanitize sanitize-all check demo bench soak clean
+.PHONY: build test test-behaviour test-builds test-backends test-free-threaded test-portability sanitize sanitize-all check demo bench soak clean
 .DELETE_ON_ERROR:
 
 build: $(VENV)/.built
@@ -67,6 +67,7 @@ test-behaviour: build
 # On other builds than the one that users get.
 test-builds: build
 	$(MAKE) test-free-threaded
+	$(MAKE) test-portability
 	$(MAKE) sanitize
 
 # What comes down to an engine, on each of the others; the rest is tested once, on uring.  The tests'
@@ -107,6 +108,43 @@ $(FREE_THREADED)/.built: $(FREE_THREADED)/.deps $(SOURCES)
 	PATH="$(CURDIR)/$(FREE_THREADED_BIN):$$PATH" $(FREE_THREADED_BIN)/python -m pip install --quiet \
 	    --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall \
 	    --config-settings=build-dir=$(FREE_THREADED)/build .
+	touch $@
+
+# Every module compiled as on macOS and FreeBSD, with their own headers, and what is not for them left
+# out.  Nothing is linked or run.
+PORTABILITY := build/portability
+ZIG := $(PORTABILITY)/zig/ziglang/zig
+ELSEWHERE := macos freebsd
+
+test-portability: $(VENV)/.deps $(PORTABILITY)/.zig
+	if test -x $(ZIG); then $(MAKE) $(ELSEWHERE:%=$(PORTABILITY)/%.compiled); \
+	    else echo "skipped: Zig's compiler, which has their headers, cannot be installed here"; fi
+
+$(PORTABILITY)/.zig: Makefile
+	mkdir -p $(PORTABILITY)
+	test -x $(ZIG) || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --target $(PORTABILITY)/zig 'ziglang>=0.15' || true
+	test ! -x $(ZIG) || touch $@
+
+# Python's headers, less what its configuration says of Linux alone.
+$(PORTABILITY)/python: $(VENV)/.deps Makefile
+	rm -rf $@ && mkdir -p $(@D)
+	cp -rL $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('include'))") $@
+	cat $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_config_h_filename())") \
+	    >$(@D)/pyconfig.h
+	for name in _POSIX_C_SOURCE _XOPEN_SOURCE _XOPEN_SOURCE_EXTENDED HAVE_CRYPT_H; do \
+	    echo "#undef $$name"; done >>$(@D)/pyconfig.h
+	mv $(@D)/pyconfig.h $@/
+
+$(PORTABILITY)/%/build.ninja: tests/portability/%.ini $(PORTABILITY)/python
+	rm -rf $(@D)
+	PATH="$(CURDIR)/$(BIN):$$PATH" meson setup --cross-file $< -Dbuildtype=plain -Dwerror=true \
+	    $(@D) >$(@D).log || { cat $(@D).log; exit 1; }
+
+$(PORTABILITY)/%.compiled: $(PORTABILITY)/%/build.ninja tests/portability/of_linux.c $(SOURCES) Makefile
+	PATH="$(CURDIR)/$(BIN):$$PATH" ninja --quiet -C $(PORTABILITY)/$* \
+	    $$(cd $(PORTABILITY)/$* && $(CURDIR)/$(BIN)/ninja -t targets all | sed -n 's/\.o: .*/.o/p')
+	! $(ZIG) cc -target x86_64-$* -fsyntax-only tests/portability/of_linux.c 2>$(PORTABILITY)/$*.refused
 	touch $@
 
 # The C parts under AddressSanitizer, UBSan and ThreadSanitizer.  The sanitized package lies beside

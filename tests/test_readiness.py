@@ -361,7 +361,9 @@ def test_a_stream_of_records_is_asked_of_the_kernel_not_guessed(run: Run) -> Non
 
 TCP_ULP, SOL_TLS, TLS_TX, TLS_RX, TLS_SET_RECORD_TYPE = 31, 282, 1, 2, 1
 # struct tls12_crypto_info_aes_gcm_128: version, cipher, iv, key, salt, sequence number.
-TLS_1_2_WITH_AES_128_GCM = struct.pack("=HH8s16s4s8s", 0x0303, 51, b"i" * 8, b"k" * 16, b"salt", b"")
+TLS_1_2_WITH_AES_128_GCM = struct.pack(
+    "=HH8s16s4s8s", 0x0303, 51, b"i" * 8, b"k" * 16, b"salt", b""
+)
 ALERT = 21
 
 

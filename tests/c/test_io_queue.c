@@ -61,7 +61,7 @@ static struct io_request *pop_one(void) {
     struct io_request *r;
     while (!io_client_pop(&client, &r, 1)) {
         if (!io_client_begin_wait(&client, 1)) continue;
-        struct pollfd p = {.fd = client.event_fd, .events = POLLIN};
+        struct pollfd p = {.fd = client.event.fd, .events = POLLIN};
         CHECK_EQ(poll(&p, 1, 20000), 1);
         io_client_end_wait(&client);
     }
@@ -327,7 +327,7 @@ static void *submit_and_pop(void *arg) {
             io_client_free(&client, r);
             ATOMIC_ADD(&popped, 1, RELAXED);
         } else if (io_client_begin_wait(&client, 4)) {
-            struct pollfd p = {.fd = client.event_fd, .events = POLLIN};
+            struct pollfd p = {.fd = client.event.fd, .events = POLLIN};
             poll(&p, 1, 20000);
             io_client_end_wait(&client);
             io_client_pass_on(&client);

@@ -30,6 +30,9 @@
 /* ThreadSanitizer does not model fences, so no data may be handed over by one alone. */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wpragmas"
+#ifdef __clang__
+#pragma clang diagnostic ignored "-Wunknown-warning-option"
+#endif
 #pragma GCC diagnostic ignored "-Wtsan"
 static inline void atomic_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 #pragma GCC diagnostic pop

@@ -2,15 +2,12 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <stddef.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "operation_system.h"
 #include "walk_parts.h"
 
 #define PAUSE_NS 20000000 /* after so long a consumer that reads by itself sees to its signals */
@@ -426,17 +423,12 @@ static void frame_pop(struct walk_worker *w) {
     ATOMIC_SUB(&w->walk->pending, 1, RELAXED);
 }
 
-static int64_t getdents(int fd, char *to, size_t room) {
-    int64_t n = syscall(SYS_getdents64, fd, to, room);
-    return n < 0 ? -errno : n;
-}
-
 /* How many bytes of entries came, or -errno. */
 static int64_t read_entries(struct walk_worker *w, struct walk_node *dir, char *to, size_t room) {
     worker_pause(w);
     int64_t n = walk_meets_fault(w->walk, STAGE_READ, dir->name);
     if (n == 0)
-        do n = getdents(dir->fd, to, room);
+        do n = system_read_entries(dir->fd, to, room);
         while (n == -EINTR);
     worker_resume(w);
     return n == -ENOENT ? 0 : n; /* it was removed: this is its end */
@@ -487,7 +479,7 @@ static int frame_sort(struct walk_frame *f) {
     if (!f->sorted) return -ENOMEM;
     for (size_t at = 0; at < f->end; at += ((struct found *)(f->entries + at))->size)
         f->sorted[f->sorted_count++] = (uint32_t)at;
-    qsort_r(f->sorted, n, sizeof *f->sorted, by_name, f->entries);
+    sort_with(f->sorted, n, sizeof *f->sorted, by_name, f->entries);
     return 0;
 }
 

@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -86,11 +85,10 @@ void batch_return(struct walk_batch *b) {
     walk_drop(k);
 }
 
-int walk_wake_fd(const struct walk *k) { return k->wake_fd; }
+int walk_wake_fd(const struct walk *k) { return k->wake.fd; }
 
 void walk_calm(struct walk *k) {
-    uint64_t count;
-    while (read(k->wake_fd, &count, sizeof count) < 0 && errno == EINTR) {}
+    event_clear(&k->wake);
 }
 
 void walk_stop(struct walk *k, int64_t patience_ns) {
@@ -148,7 +146,7 @@ void walk_free(struct walk *k) {
     for (uint32_t i = 0; k->roots && i < k->root_count; i++) free(k->roots[i]);
     for (uint32_t i = 0; i < k->fault_count; i++) free(k->faults[i].name);
     if (k->cwd >= 0) close(k->cwd);
-    if (k->wake_fd >= 0) close(k->wake_fd);
+    event_close(&k->wake);
     pthread_mutex_destroy(&k->mutex);
     pthread_cond_destroy(&k->work);
     pthread_cond_destroy(&k->room);
@@ -200,14 +198,10 @@ static int copy_ignore(struct walk *k) {
 }
 
 static void init_locks(struct walk *k) {
-    pthread_condattr_t attr;
     pthread_mutex_init(&k->mutex, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&k->work, &attr);
-    pthread_cond_init(&k->room, &attr);
-    pthread_cond_init(&k->gone, &attr);
-    pthread_condattr_destroy(&attr);
+    init_timed_condition(&k->work);
+    init_timed_condition(&k->room);
+    init_timed_condition(&k->gone);
 }
 
 static int make_workers(struct walk *k) {
@@ -244,8 +238,7 @@ static int prepare(struct walk *k, const char *const *roots, uint32_t count) {
     if (err == 0) err = copy_ignore(k);
     if (err == 0) err = make_workers(k);
     if (err < 0 || !c->threads) return err;
-    k->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    return k->wake_fd < 0 ? -errno : 0;
+    return event_open(&k->wake);
 }
 
 struct walk *walk_new(const struct walk_config *config, const char *const *roots, uint32_t count,
@@ -260,7 +253,7 @@ struct walk *walk_new(const struct walk_config *config, const char *const *roots
         k->config.threads = k->config.threads != 0; /* strict orders are one worker's */
     k->refs = 1;
     k->cwd = AT_FDCWD;
-    k->wake_fd = -1;
+    k->wake = NO_EVENT;
     init_locks(k);
     *error = -prepare(k, roots, count);
     if (*error == 0) return k;

@@ -9,11 +9,10 @@
 #include <pthread.h>
 #include <regex.h>
 #include <stdbool.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "atomics.h"
+#include "operation_system.h"
 
 /* Most patterns are a suffix or a literal, for which fnmatch is slow. */
 enum glob_shape { GLOB_GENERAL, GLOB_ANYTHING, GLOB_LITERAL, GLOB_PREFIX, GLOB_SUFFIX, GLOB_INFIX };
@@ -448,9 +447,9 @@ static bool is_dot(const char *name) {
 static int has_no_entries(int fd) {
     _Alignas(8) char buffer[1024];
     for (;;) {
-        long size = syscall(SYS_getdents64, fd, buffer, sizeof buffer);
-        if (size <= 0) return size ? -errno : 1;
-        for (long at = 0; at < size;) {
+        int64_t size = system_read_entries(fd, buffer, sizeof buffer);
+        if (size <= 0) return size ? (int)size : 1;
+        for (int64_t at = 0; at < size;) {
             const struct dirent64_head *entry = (const void *)(buffer + at);
             if (!is_dot(entry->name)) return 0;
             at += entry->reclen;

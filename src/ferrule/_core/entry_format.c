@@ -7,12 +7,11 @@
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "entry_filter.h"
+#include "system_names.h"
 
 #define HALF_YEAR 15778476 /* seconds */
 #define NUMBER_BYTES 400   /* of the longest, with a width that is_piece allows */

@@ -10,23 +10,19 @@ from ferrule._core.sync cimport Semaphore
 cdef extern from "<errno.h>" nogil:
     int ECANCELED, EOPNOTSUPP
 
-cdef extern from "<fcntl.h>" nogil:
+cdef extern from "system_names.h" nogil:
     int AT_EACCESS, AT_EMPTY_PATH, AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW
     int O_ACCMODE, O_APPEND, O_ASYNC, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_EXCL, O_NOATIME
     int O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY
     int F_DUPFD_CLOEXEC, F_SETFL
+    uint32_t S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFMT, S_IFREG
+    uint32_t STATX_BASIC_STATS
+    int SEEK_SET, SEEK_CUR, SEEK_END
     int fcntl(int fd, int command, ...)
+    int posix_close "close"(int fd)
 
 cdef extern from "<poll.h>" nogil:
     int POLLIN, POLLOUT
-
-cdef extern from "<sys/stat.h>" nogil:
-    uint32_t S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFMT, S_IFREG
-    uint32_t STATX_BASIC_STATS
-
-cdef extern from "<unistd.h>" nogil:
-    int SEEK_SET, SEEK_CUR, SEEK_END
-    int posix_close "close"(int fd)
 
 cdef extern from "Python.h":
     int PySys_Audit(const char *event, const char *fmt, ...) except -1

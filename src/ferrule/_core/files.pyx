@@ -309,7 +309,11 @@ cdef class BulkTurns(Semaphore):
     fault in all their memory first, finish together, and crowd out the loop with their threads.
     """
     def __cinit__(self):
-        self.value = max(2, min(8, len(os.sched_getaffinity(0))))
+        try:
+            count = len(os.sched_getaffinity(0))
+        except AttributeError:  # not on every system
+            count = os.cpu_count() or 1
+        self.value = max(2, min(8, count))
 
     cdef str describe_wait(self, Task task):
         return "its turn to move a large part of a file"

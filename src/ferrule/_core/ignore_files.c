@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "system_names.h"
+
 #define EXCLUDE "info/exclude"
 #define GITDIR "gitdir: "
 

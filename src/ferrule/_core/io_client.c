@@ -3,7 +3,6 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "io_queue.h"
@@ -85,19 +84,15 @@ void io_client_free(struct io_client *c, struct io_request *r) {
 
 static void write_event(void *arg) {
     struct io_client *c = arg;
-    uint64_t one = 1;
-    ssize_t n = write(c->event_fd, &one, sizeof one);
-    (void)n; /* it can only be full, and wakes all the same */
+    event_set(&c->event);
 }
 
 int io_client_open(struct io_client *c, struct io_queue *q, uint32_t depth,
                    void (*notify)(void *), void *arg) {
     memset(c, 0, sizeof *c);
-    c->event_fd = -1;
-    if (!notify) {
-        c->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        if (c->event_fd < 0) return -errno;
-    }
+    c->event = NO_EVENT;
+    int err = notify ? 0 : event_open(&c->event);
+    if (err < 0) return err;
     pthread_mutex_init(&c->mutex, NULL);
     c->queue = q;
     c->depth = depth;
@@ -121,8 +116,7 @@ static void free_chunk(struct io_chunk *chunk) {
 
 /* Under the mutex, or where nobody else is any more. */
 static void close_event(struct io_client *c) {
-    if (c->event_fd >= 0) close(c->event_fd);
-    c->event_fd = -1;
+    event_close(&c->event);
 }
 
 void io_client_retire(struct io_client *c) {
@@ -161,9 +155,7 @@ static void answer_here(struct io_request *r) {
 static void ring_doorbell(struct io_queue *q) {
     ATOMIC_FENCE(); /* pairs with the count before a worker's last look */
     if (!ATOMIC_LOAD(&q->in_rings, RELAXED)) return;
-    uint64_t one = 1;
-    ssize_t n = write(q->doorbell, &one, sizeof one);
-    (void)n;
+    event_set(&q->doorbell);
 }
 
 /* Under the queue's overflow_mutex, inside the gate. */
@@ -333,8 +325,7 @@ void io_client_end_wait(struct io_client *c) {
     /* Those that still wait have targets of their own, which nobody remembers: the next answer. */
     ATOMIC_STORE(&c->wake_at, --c->waiters ? c->popped + 1 : NEVER, SEQ_CST);
     if (ATOMIC_LOAD(&c->signalled, ACQUIRE)) {
-        uint64_t count;
-        if (c->event_fd >= 0 && read(c->event_fd, &count, sizeof count) < 0) count = 0;
+        if (c->event.fd >= 0) event_clear(&c->event);
         /* After the read and before anybody looks: a signal that comes now writes again. */
         ATOMIC_STORE(&c->signalled, false, SEQ_CST);
     }

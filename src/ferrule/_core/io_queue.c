@@ -6,11 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "io_worker.h"
+#include "system_threads.h"
 #include "worker_pool.h"
 
 #define STACK_SIZE (256u << 10) /* a ring's turn has a few KiB of them */
@@ -43,7 +43,7 @@ static int start_worker(struct io_queue *q, struct io_worker *w, uint32_t number
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (err) return -err;
     snprintf(name, sizeof name, "ferrule-io-%u", number % 1000);
-    pthread_setname_np(w->thread, name);
+    name_thread(w->thread, name);
     return 0;
 }
 
@@ -66,7 +66,7 @@ static void release(struct io_queue *q) {
     free(q->workers);
     q->workers = NULL;
     q->worker_count = 0;
-    close(q->doorbell);
+    event_close(&q->doorbell);
     slot_queue_destroy(&q->pending);
     pthread_mutex_destroy(&q->overflow_mutex);
     pthread_mutex_destroy(&q->fault_mutex);
@@ -78,9 +78,8 @@ int io_queue_open(struct io_queue *q, const struct io_queue_options *options) {
     memcpy(q->ways, options->ways, sizeof q->ways);
     int err = slot_queue_init(&q->pending, (size_t)options->size + 1); /* the stop is one more */
     if (err) return -err;
-    q->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (q->doorbell < 0) {
-        err = -errno;
+    err = event_open(&q->doorbell);
+    if (err < 0) {
         slot_queue_destroy(&q->pending);
         return err;
     }
@@ -93,10 +92,8 @@ int io_queue_open(struct io_queue *q, const struct io_queue_options *options) {
 }
 
 void io_queue_interrupt(struct io_queue *q) {
-    uint64_t one = 1;
     ATOMIC_STORE(&q->interrupting, true, RELEASE);
-    ssize_t n = write(q->doorbell, &one, sizeof one);
-    (void)n;
+    event_set(&q->doorbell);
     for (uint32_t i = 0; i < q->worker_count; i++) pthread_kill(q->workers[i].thread, POOL_SIGNAL);
 }
 
@@ -114,8 +111,7 @@ void io_queue_close(struct io_queue *q) {
 }
 
 void io_queue_abandon(struct io_queue *q) {
-    close(q->doorbell);
-    q->doorbell = -1;
+    event_close(&q->doorbell);
     for (uint32_t i = 0; i < q->worker_count; i++) io_ring_abandon(&q->workers[i]);
 }
 

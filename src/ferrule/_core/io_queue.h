@@ -27,6 +27,7 @@
 
 #include <pthread.h>
 
+#include "event.h"
 #include "io_request.h"
 #include "slot_queue.h"
 
@@ -69,7 +70,7 @@ struct io_queue {
     uint32_t kernel_threads; /* of each ring */
     int32_t ring_error;      /* why there are no rings, once one was refused */
     uint32_t rings;
-    int doorbell;            /* an eventfd that ends the waits of those that wait in their rings */
+    struct event doorbell;   /* ends the waits of those that wait in their rings */
     uint32_t in_rings;       /* how many do */
     pthread_mutex_t fault_mutex;
     uint32_t fault_count;
@@ -126,13 +127,13 @@ struct io_client {
     bool cancelled;
     void (*notify)(void *);    /* by a worker: never for a client that does not wait */
     void *notify_arg;
-    int event_fd;              /* what the default notify writes to, or -1 */
+    struct event event;        /* what the default notify sets, or none */
 };
 
-/* `notify` may be NULL: then event_fd becomes readable.  0 or -errno. */
+/* `notify` may be NULL: then `event` becomes readable.  0 or -errno. */
 int io_client_open(struct io_client *c, struct io_queue *q, uint32_t depth,
                    void (*notify)(void *), void *arg);
-/* After its queue's end: nobody waits any more, and with the last who does goes the event_fd. */
+/* After its queue's end: nobody waits any more, and with the last who does goes the event. */
 void io_client_retire(struct io_client *c);
 /* Nobody uses it any more.  Discards what was not popped. */
 void io_client_close(struct io_client *c);

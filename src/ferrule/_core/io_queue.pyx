@@ -4,7 +4,7 @@ A Client stands for an io_client, and holds in `held` what its requests lend to 
 request's index, so the garbage collector sees it: Request objects of the queue's own client,
 buffers of those that the bulk methods use.
 
-Whoever waits does so on the client's eventfd, by poll: a fiber as an operation of its engine, a
+Whoever waits does so on the client's event, by poll: a fiber as an operation of its engine, a
 thread with the GIL released.  Workers never touch a Python object and never take the GIL.
 """
 cimport cython
@@ -634,7 +634,7 @@ cdef class IOQueue:
     cdef bint _wait(self, Client client, uint64_t wanted, int64_t deadline) except -1:
         """Until so many are answered, or all, or something else has happened; False: too late."""
         cdef bint in_time = False
-        cdef int fd = client.c.event_fd
+        cdef int fd = client.c.event.fd
         if not io_client_begin_wait(&client.c, wanted):
             return True
         try:
@@ -750,7 +750,7 @@ cdef class IOQueue:
         io_queue_abandon(&self.q)
         for client in [self.main, *self.clients]:
             client.is_open = False
-            posix_close(client.c.event_fd)
+            event_close(&client.c.event)
         return 0
 
 

@@ -11,10 +11,12 @@ cdef extern from "Python.h":
 cdef extern from "made_here.h":
     int forbid_making(PyTypeObject *type) except -1
 
-cdef extern from "<fcntl.h>" nogil:
+cdef extern from "system_names.h" nogil:
     int AT_EMPTY_PATH, AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW
     int AT_NO_AUTOMOUNT
     int O_CLOEXEC, O_CREAT, O_DIRECTORY, O_NOCTTY, O_NONBLOCK, O_RDONLY, O_TRUNC, O_WRONLY
+    ctypedef unsigned int mode_t
+    uint32_t BASIC_STATS "STATX_BASIC_STATS"
 
 cdef extern from "<poll.h>" nogil:
     struct pollfd:
@@ -26,10 +28,6 @@ cdef extern from "<poll.h>" nogil:
 
 cdef extern from "<string.h>" nogil:
     int strcmp(const char *a, const char *b)
-
-cdef extern from "<sys/stat.h>" nogil:
-    ctypedef unsigned int mode_t
-    uint32_t BASIC_STATS "STATX_BASIC_STATS"
 
 cdef extern from "<unistd.h>" nogil:
     int posix_close "close"(int fd)
@@ -84,12 +82,15 @@ cdef extern from "io_queue.h" nogil:
     io_counts io_queue_counts(const io_queue *q)
     int io_queue_inject(io_queue *q, uint32_t kind, uint32_t nth, int32_t error)
     void io_queue_forget_faults(io_queue *q)
+    struct event:
+        int fd
+    void event_close(event *e)
     struct io_client:
         uint64_t submitted
         uint64_t popped
         uint32_t unfreed
         bint cancelled
-        int event_fd
+        event event
     int io_client_open(io_client *c, io_queue *q, uint32_t depth, void (*notify)(void *) noexcept,
                        void *arg)
     void io_client_retire(io_client *c)

@@ -1,9 +1,9 @@
 /* The ring of one worker of an I/O queue, made by the thread whose it is when it first needs it. */
+#ifdef __linux__
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <time.h>
 
 #include "io_worker.h"
@@ -125,7 +125,7 @@ void io_ring_start(struct io_worker *w, struct io_request *r) {
 static void arm_bell(struct io_worker *w) {
     struct uring_sqe *sqe = w->ring->bell_armed ? NULL : ring_get_sqe(&w->ring->ring);
     if (!sqe) return;
-    struct op bell = {.fd = w->queue->doorbell, .flags = POLLIN};
+    struct op bell = {.fd = w->queue->doorbell.fd, .flags = POLLIN};
     op_rows[OP_POLL].prepare(&bell, sqe);
     sqe->opcode = URING_OP_POLL_ADD;
     sqe->user_data = BELL;
@@ -148,9 +148,8 @@ static void cancel_all(struct io_ring *ring) {
 static void take(struct io_worker *w, const struct uring_cqe *cqe) {
     struct io_ring *ring = w->ring;
     if (cqe->user_data == BELL) {
-        eventfd_t count;
         ring->bell_armed = false;
-        eventfd_read(w->queue->doorbell, &count); /* before the look at what was pushed */
+        event_clear(&w->queue->doorbell); /* before the look at what was pushed */
     }
     if (cqe->user_data >= IO_RING_DEPTH) return;
     struct io_request *r = ring->places[cqe->user_data];
@@ -247,3 +246,5 @@ void io_ring_turn(struct io_worker *w, bool wait) {
     if (ring_flush(&w->ring->ring) && !submit_the_rest(w) && !w->ring->broken) take_back(w);
     while (reap(w) == IO_RING_DEPTH) {}
 }
+
+#endif

@@ -19,6 +19,8 @@ void io_worker_go_on(struct io_worker *w, struct io_request *r, int64_t result);
 
 #define IO_RING_DEPTH 64u
 
+#ifdef __linux__
+
 /* Whether there is one, or can be. */
 bool io_ring_is_usable(struct io_worker *w, const struct op *o);
 /* There is room: of each worker at most IO_RING_DEPTH requests are begun. */
@@ -30,5 +32,13 @@ void io_ring_turn(struct io_worker *w, bool wait);
 void io_ring_close(struct io_worker *w);
 /* In a forked child: the parent's ring must end when the parent says so. */
 void io_ring_abandon(struct io_worker *w);
+#else
+static inline bool io_ring_is_usable(struct io_worker *w, const struct op *o) { return false; }
+static inline void io_ring_start(struct io_worker *w, struct io_request *r) {}
+static inline uint32_t io_ring_in_flight(const struct io_worker *w) { return 0; }
+static inline void io_ring_turn(struct io_worker *w, bool wait) {}
+static inline void io_ring_close(struct io_worker *w) {}
+static inline void io_ring_abandon(struct io_worker *w) {}
+#endif
 
 #endif

@@ -56,11 +56,15 @@ static int64_t try_close(struct op *o) {
     int64_t r = result_of(close(o->fd));
     return r == -EINTR ? 0 : r; /* closed all the same: a second try would hit another file */
 }
+static int64_t try_statx(struct op *o) {
+    return result_of(statx(o->fd, o->addr, (int)o->flags, o->mode, (struct statx *)o->addr2));
+}
 static int64_t try_fsync(struct op *o) {
     return result_of(o->flags & URING_FSYNC_DATASYNC ? fdatasync(o->fd) : fsync(o->fd));
 }
 static int64_t try_ftruncate(struct op *o) { return result_of(ftruncate(o->fd, (off_t)o->len)); }
 static int64_t try_flock(struct op *o) { return result_of(flock(o->fd, (int)o->flags)); }
+static int64_t try_getdents(struct op *o) { return system_read_entries(o->fd, o->addr, len_of(o)); }
 static int64_t try_readlinkat(struct op *o) {
     return result_of(readlinkat(o->fd, o->addr, o->addr2, o->len));
 }
@@ -147,12 +151,12 @@ const struct op_row op_rows[OP_KINDS] = {
     [OP_POLL] = {"poll", 0, 0, try_poll, try_poll_now, RING(URING_OP_POLL_ADD, prep_poll)},
     [OP_OPENAT] = {"openat", 0, 0, try_openat, NULL, RING(URING_OP_OPENAT, prep_openat)},
     [OP_CLOSE] = {"close", 0, 0, try_close, NULL, RING(URING_OP_CLOSE, prep_fd)},
-    [OP_STATX] = {"statx", 0, 0, system_statx, NULL, RING(URING_OP_STATX, prep_statx)},
+    [OP_STATX] = {"statx", 0, 0, try_statx, NULL, RING(URING_OP_STATX, prep_statx)},
     [OP_FSYNC] = {"fsync", 0, 0, try_fsync, NULL, RING(URING_OP_FSYNC, prep_fsync)},
     [OP_FALLOCATE] = {"fallocate", 0, 0, system_fallocate, NULL, RING(URING_OP_FALLOCATE, prep_fallocate)},
     [OP_FTRUNCATE] = {"ftruncate", 0, 0, try_ftruncate, NULL, RING(URING_OP_FTRUNCATE, prep_ftruncate)},
     [OP_FLOCK] = {"flock", 0, 0, try_flock, NULL, NO_RING},
-    [OP_GETDENTS] = {"getdents", 0, 0, system_getdents, NULL, NO_RING},
+    [OP_GETDENTS] = {"getdents", 0, 0, try_getdents, NULL, NO_RING},
     [OP_READLINKAT] = {"readlinkat", 0, 0, try_readlinkat, NULL, NO_RING},
     [OP_FACCESSAT] = {"faccessat", 0, 0, try_faccessat, NULL, NO_RING},
     [OP_UNLINKAT] = {"unlinkat", 0, 0, try_unlinkat, NULL, RING(URING_OP_UNLINKAT, prep_path)},

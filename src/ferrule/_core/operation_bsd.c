@@ -45,14 +45,6 @@ int64_t system_accept(struct op *o) {
 #endif
 }
 
-/* The result is a struct stat: see file_facts.h. */
-int64_t system_statx(struct op *o) {
-    struct stat *out = (struct stat *)o->addr2;
-    const char *path = o->addr;
-    if (!*path) return result_of(fstat(o->fd, out));
-    return result_of(fstatat(o->fd, path, out, (int)o->flags & AT_SYMLINK_NOFOLLOW));
-}
-
 int64_t system_fallocate(struct op *o) {
 #ifdef __APPLE__
     return -EOPNOTSUPP;
@@ -67,7 +59,6 @@ int64_t system_fadvise(struct op *o) {
     return -posix_fadvise(o->fd, o->off, (off_t)o->len, (int)o->flags);
 #endif
 }
-int64_t system_getdents(struct op *o) { return -ENOSYS; }
 
 int64_t system_renameat(struct op *o) {
     if (!o->flags) return result_of(renameat(o->fd, o->addr, o->fd2, o->addr2));

@@ -20,14 +20,11 @@ int64_t system_writev(struct op *o) {
 int64_t system_accept(struct op *o) {
     return result_of(accept4(o->fd, o->addr, (socklen_t *)o->addr2, (int)o->flags));
 }
-int64_t system_statx(struct op *o) {
-    return result_of(statx(o->fd, o->addr, (int)o->flags, o->mode, (struct statx *)o->addr2));
-}
 int64_t system_fallocate(struct op *o) {
     return result_of(fallocate(o->fd, (int)o->mode, o->off, (off_t)o->len));
 }
-int64_t system_getdents(struct op *o) {
-    return result_of(syscall(SYS_getdents64, o->fd, o->addr, len_of(o)));
+int64_t system_read_entries(int fd, void *to, size_t room) {
+    return result_of(syscall(SYS_getdents64, fd, to, room));
 }
 int64_t system_renameat(struct op *o) {
     return result_of(syscall(SYS_renameat2, o->fd, o->addr, o->fd2, o->addr2, o->flags));

@@ -6,19 +6,10 @@
 #define FERRULE_OPERATION_SYSTEM_H
 
 #include <errno.h>
-#include <fcntl.h>
 
 #include "operation.h"
+#include "system_names.h"
 
-#ifdef __APPLE__
-#define fdatasync fsync
-#endif
-#ifndef O_PATH
-#define O_PATH 0
-#endif
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0 /* Python ignores SIGPIPE */
-#endif
 #define MAX_LEN 0x7ffff000u /* Linux's own limit for one transfer; results are 32-bit */
 
 static inline int64_t result_of(int64_t r) { return r < 0 ? -errno : r; }
@@ -27,9 +18,7 @@ static inline size_t len_of(const struct op *o) { return o->len < MAX_LEN ? o->l
 int64_t system_readv(struct op *o);
 int64_t system_writev(struct op *o);
 int64_t system_accept(struct op *o);
-int64_t system_statx(struct op *o);
 int64_t system_fallocate(struct op *o);
-int64_t system_getdents(struct op *o);
 int64_t system_renameat(struct op *o);
 int64_t system_sendfile(struct op *o);
 int64_t system_copy_range(struct op *o);
@@ -41,5 +30,8 @@ int64_t system_listxattr(struct op *o);
 int64_t system_removexattr(struct op *o);
 int64_t system_readv_now(struct op *o);
 int64_t system_writev_now(struct op *o);
+
+/* A directory's next entries, as getdents64 writes them on Linux; 0 at its end, or -errno. */
+int64_t system_read_entries(int fd, void *to, size_t room);
 
 #endif

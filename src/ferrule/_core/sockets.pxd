@@ -5,7 +5,7 @@ from ferrule._core.operation cimport sockaddr_storage
 from ferrule._core.scheduler cimport Descriptor, Receiver, Scheduler, Slot
 
 
-cdef extern from "<sys/socket.h>" nogil:
+cdef extern from "system_names.h" nogil:
     int MSG_DONTWAIT, MSG_WAITALL, SOCK_CLOEXEC, SOCK_SEQPACKET, SOCK_STREAM
 
 

@@ -3,7 +3,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 
-cdef extern from "<sys/stat.h>" nogil:
+cdef extern from "system_names.h" nogil:
     struct statx_timestamp:
         int64_t tv_sec
         uint32_t tv_nsec

@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 cdef extern from "made_here.h":
     int forbid_making(PyTypeObject *type) except -1
 
-cdef extern from "<sys/sysmacros.h>" nogil:
+cdef extern from "system_names.h" nogil:
     uint64_t makedev(unsigned int major, unsigned int minor)
 
 

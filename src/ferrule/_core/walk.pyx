@@ -1,7 +1,7 @@
 """Walking directory trees: entries and batches for Python.  See dir_walk.h for how.
 
 A consumer that has to wait parks its fiber, or blocks its thread without the GIL.  Workers never
-need the GIL: they write to an eventfd when the consumer has said that it waits.
+need the GIL: they set an event when the consumer has said that it waits.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize

@@ -5,7 +5,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
-#include <sys/stat.h>
+
+#include "system_names.h"
 
 #define MEAN_PATH 64
 

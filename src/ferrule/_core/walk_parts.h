@@ -6,6 +6,9 @@
 #include <time.h>
 
 #include "dir_walk.h"
+#include "event.h"
+#include "system_names.h"
+#include "system_threads.h"
 
 #define DIRENT_BYTES (64 * 1024)
 #define WALK_SPARE_BATCHES 8
@@ -61,7 +64,7 @@ struct walk {
     char **roots;
     uint32_t root_count, root_at;
     int cwd;                   /* what relative roots are relative to, whatever chdir() does */
-    int wake_fd;
+    struct event wake;
     char *ignore_text;         /* config.ignore's */
     uint8_t goes_by_rules;     /* of config.ignore or config.gitignore */
     uint8_t is_plain;          /* nothing has to be known of an entry but what the directory says */

@@ -86,11 +86,6 @@ struct walk_node *worker_pop(struct walk_worker *w) {
 
 /* ---- batches ---- */
 
-static void rouse_consumer(struct walk *k) {
-    uint64_t one = 1;
-    while (write(k->wake_fd, &one, sizeof one) < 0 && errno == EINTR) {}
-}
-
 void walk_keep_spare(struct walk *k, struct walk_batch *b) {
     if (k->spare_count == WALK_SPARE_BATCHES) {
         batch_free(b);
@@ -119,7 +114,7 @@ static void hand_over(struct walk_worker *w) {
     k->ready_count++;
     if (k->is_waiting) {
         k->is_waiting = 0;
-        rouse_consumer(k);
+        event_set(&k->wake);
     }
 }
 
@@ -194,7 +189,7 @@ void walk_rescue(struct walk *k) {
 }
 
 void walk_deadline(int64_t ns, struct timespec *t) {
-    clock_gettime(CLOCK_MONOTONIC, t);
+    clock_gettime(WAIT_CLOCK, t);
     ns += t->tv_nsec;
     t->tv_sec += ns / 1000000000;
     t->tv_nsec = ns % 1000000000;
@@ -260,7 +255,7 @@ static void leave(struct walk_worker *w) {
     pthread_mutex_lock(&k->mutex);
     if (--k->running == 0) {
         k->is_waiting = 0;
-        rouse_consumer(k);
+        event_set(&k->wake);
     }
     /* Before walk_stop returns: so who ends a walk frees it, unless it did not wait. */
     int is_last = ATOMIC_SUB(&k->refs, 1, ACQ_REL) == 1;
@@ -306,7 +301,7 @@ int walk_start_worker(struct walk *k) {
     pthread_attr_destroy(&attr);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (err) return -err;
-    pthread_setname_np(thread, "ferrule-walk");
+    name_thread(thread, "ferrule-walk");
     ATOMIC_ADD(&k->refs, 1, RELAXED);
     ATOMIC_SUB(&k->idle, 1, RELAXED);
     /* From its first step: what it takes from the pool then is of the depth that is being read. */

@@ -82,9 +82,11 @@ def _start_engine(name: Any) -> Report:
 
 def probe_io_uring() -> Report:
     """Ask the kernel, step by step, what it can do; a refusal is an answer as well."""
-    from ferrule import ring
-
     found: Report = {"works": False, "error": None, "errno": None, "rung": None, "rungs": []}
+    try:
+        from ferrule import ring
+    except ImportError as exc:  # of another system than Linux
+        return found | {"error": str(exc)}
     for name, flags in _ladder():
         rung: Report = {"name": name, "flags": _flag_names(ring.SetupFlags(flags)), "works": False}
         found["rungs"].append(rung)
@@ -156,7 +158,7 @@ def find_problems(report: Report) -> list[dict[str, str]]:
     """What is wrong or could be better, each with what to do about it."""
     found = [
         *_backend_problems(report),
-        *_io_uring_problems(report),
+        *(_io_uring_problems(report) if sys.platform == "linux" else []),
         *_limit_problems(report["limits"]),
         *_python_problems(report["python"]),
     ]
@@ -233,7 +235,7 @@ def _limit_problems(limits: Report) -> list[tuple[str, str]]:
             )
         )
     locked = limits["memlock"]["soft"]
-    if locked is not None and locked < MEMLOCK_ENOUGH:
+    if sys.platform == "linux" and locked is not None and locked < MEMLOCK_ENOUGH:
         found.append(
             (f"only {locked} bytes of memory may be locked", "ulimit -l 8192 (before Linux 5.12)")
         )

@@ -25,9 +25,12 @@ def read_system() -> dict[str, Any]:
     }
 
 
-def usable_cpus() -> int:
-    """How many CPUs the process may run on."""
-    return len(os.sched_getaffinity(0))
+def usable_cpus() -> int | None:
+    """How many CPUs the process may run on; None where the system does not say."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count()
 
 
 def read_python() -> dict[str, Any]:

@@ -159,7 +159,11 @@ def _error_teller(command: Command, outcome: Outcome) -> Any:
 def _threads(command: Command) -> int:
     if command.threads is not None:
         return command.threads
-    return min(len(os.sched_getaffinity(0)), 8)
+    try:
+        cpus = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        cpus = os.cpu_count() or 1
+    return min(cpus, 8)
 
 
 def _descriptors() -> int:
