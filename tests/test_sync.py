@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import os
 import random
 import signal
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ferrule
+import ferrule.fs
 from ferrule import Event, Lock, Queue
 from sync_support import OSThread, settle
 
@@ -264,6 +267,37 @@ def test_a_signal_wakes_a_fiber_while_others_are_busy(run: Run) -> None:
         run(main)
     finally:
         signal.signal(signal.SIGALRM, previous)
+
+
+def test_a_signal_that_a_worker_took_is_handled_while_fibers_are_busy(
+    run: Run, tmp_path: Path
+) -> None:
+    """As the one that interrupts it, where the program handles that: Python does not see it."""
+    handled: list[int] = []
+    previous = signal.signal(signal.SIGURG, lambda number, frame: handled.append(number))
+    path = tmp_path / "file"
+    path.touch()
+
+    def busy() -> bool:
+        until = time.monotonic() + 10
+        while not handled and time.monotonic() < until:
+            ferrule.yield_now()
+        return bool(handled)
+
+    def main() -> bool:
+        with ferrule.fs.File.open(path, os.O_RDWR) as one, ferrule.fs.File.open(path) as two:
+            one.lock()
+            waiting = ferrule.spawn(two.lock)
+            ferrule.sleep(0.05)
+            waiting.cancel()
+            took = busy()
+            ferrule.wait([waiting])
+            return took
+
+    try:
+        assert run(main)
+    finally:
+        signal.signal(signal.SIGURG, previous)
 
 
 def test_primitives_are_usable_across_runs(run: Run) -> None:

@@ -329,6 +329,7 @@ cdef class Scheduler:
     cdef int _report_deadlock(self) except -1
     cdef bint _lift_shields(self) except -1
     cdef int _poll(self, int64_t timeout, bint may_block) except -1
+    cdef int _look_outside(self) except -1
     cdef int _run_signal_handlers(self) except -1
     cdef int _release_slot(self, Slot *slot) except -1
 

@@ -151,7 +151,7 @@ cdef enum:
     FIBER_DEPTH_MAX = 64 * 1024     # a fiber that parked deeper keeps that memory: not reused
     ERROR_RETURN = -4096            # never a kernel result
     FAILED_POLLS_MAX = 10
-    TICKS_PER_LOOK = 64             # at the clock, by a loop that never waits
+    TICKS_PER_LOOK = 64             # outside, by a loop that never waits
     SPILL_MAX = 128                 # new tasks moved at once between a queue and the overflow
 
 
@@ -1537,9 +1537,9 @@ cdef class Scheduler:
         cdef int64_t timeout = -1
         cdef bint asleep = False  # announced so
         self.ticks += 1
-        if self.ticks % TICKS_PER_LOOK == 1:
-            self.clock = monotonic_ns()
         self.in_tick = True
+        if self.ticks % TICKS_PER_LOOK == 1:
+            self._look_outside()
         self._empty_inbox()
         if self.heap.count:
             timeout = self._expire_timers()
@@ -1584,6 +1584,17 @@ cdef class Scheduler:
         if may_block:
             self.clock = monotonic_ns()
         self.failed_polls = 0
+        return 0
+
+    cdef int _look_outside(self) except -1:
+        """What a loop that never waits would not notice: the time, and signals.
+
+        The interpreter notices a signal that a thread without Python took (a worker interrupted by
+        one that the program handles, or one that is just starting) only when the GIL is next taken.
+        """
+        self.clock = monotonic_ns()
+        if self.is_main_thread:
+            self._run_signal_handlers()
         return 0
 
     cdef int _run_signal_handlers(self) except -1:
