@@ -25,6 +25,7 @@ NAMES = (
     "sleepers",
     "files",
     "ioqueue",
+    "metadata",
     "ticker",
     "static",
     "parked",

@@ -1,5 +1,7 @@
 /* worker_pool.h: each operation is done once, and can be taken back or interrupted until then. */
 #define _GNU_SOURCE
+#define POOL_TICKETS 16u
+#define POOL_IDLE_NS 20000000
 #include "worker_pool.h"
 
 #include "check.h"
@@ -29,17 +31,29 @@ static int take_notifications(void) {
 
 static void open_pool(struct pool *p, uint32_t max_threads) {
     take_notifications();
-    pool_init(p, max_threads, notify, &notified);
+    pool_init(p, max_threads, max_threads, notify, &notified);
+}
+
+/* As an engine waits. */
+static void wait_for_notice(struct pool *p) {
+    struct timespec until;
+    int64_t timeout = pool_limit_wait(p, 1000000000);
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += timeout;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&bell);
+    while (!notified && pthread_cond_timedwait(&rung, &bell, &until) == 0) {
+    }
+    notified = 0;
+    pthread_mutex_unlock(&bell);
 }
 
 /* The done list, which must become non-empty; as the engine does, it is looked at when told. */
 static struct op *wait_for_done(struct pool *p) {
     struct op *list = pool_reap(p);
     while (!list) {
-        pthread_mutex_lock(&bell);
-        while (!notified) pthread_cond_wait(&rung, &bell);
-        notified = 0;
-        pthread_mutex_unlock(&bell);
+        wait_for_notice(p);
         list = pool_reap(p);
     }
     return list;
@@ -58,16 +72,8 @@ static void cancel_running(struct pool *p, struct op *o) {
     while (pool_interrupt(p, o)) sleep_ms(1);
 }
 
-static int has_begun(struct pool *p, const struct op *o) {
-    int begun = 0;
-    pthread_mutex_lock(&p->mutex);
-    for (struct pool_worker *w = p->workers; w; w = w->next) begun |= w->running == o;
-    pthread_mutex_unlock(&p->mutex);
-    return begun;
-}
-
-static void wait_until_begun(struct pool *p, const struct op *o) {
-    while (!has_begun(p, o)) sleep_ms(1);
+static void wait_until_begun(const struct op *o) {
+    while (ATOMIC_LOAD(&o->ticket->state, ACQUIRE) != POOL_RUNNING) sleep_ms(1);
 }
 
 static void every_operation_is_done_once(void) {
@@ -106,10 +112,10 @@ static void an_offer_is_taken_only_by_a_thread_that_is_free(void) {
     CHECK_EQ(pipe(pipe_fds), 0);
     open_pool(&p, 3);
     struct op *waiting = submit(&p, &ops[0], OP_READ, pipe_fds[0]);
-    wait_until_begun(&p, waiting);
+    wait_until_begun(waiting);
     ops[1] = (struct op){.kind = OP_NOP, .fd = -1};
     CHECK_EQ(pool_offer(&p, &ops[1], 1), -EAGAIN); /* the one there is has something to do */
-    CHECK_EQ(p.queued, 0);
+    CHECK_EQ(p.out, 1);
     CHECK_EQ(pool_offer(&p, &ops[1], 2), 0);
     CHECK(wait_for_done(&p) == &ops[1]);
     CHECK_EQ(write(pipe_fds[1], "x", 1), 1);
@@ -130,7 +136,7 @@ static void a_send_does_not_wait_until_all_of_it_is_taken(void) {
     open_pool(&p, 1);
     ops[0] = (struct op){.kind = OP_SEND, .fd = ends[0], .addr = bytes, .len = room};
     CHECK_EQ(pool_submit(&p, &ops[0]), 0);
-    wait_until_begun(&p, &ops[0]);
+    wait_until_begun(&ops[0]);
     while (recv(ends[1], received, sizeof received, MSG_DONTWAIT) > 0) {
     }
     CHECK(wait_for_done(&p) == &ops[0]);
@@ -160,29 +166,146 @@ static void an_operation_that_waits_does_not_hold_up_the_next(void) {
     close(pipe_fds[1]);
 }
 
-/* A thread that was woken counts as idle until it runs; the second must not rely on it. */
 static void two_at_once_for_one_idle_thread_start_another(void) {
-    for (int round = 0; round < 20; round++) {
-        struct pool p;
-        int pipe_fds[2], idle = 0;
-        CHECK_EQ(pipe(pipe_fds), 0);
-        open_pool(&p, 2);
-        submit(&p, &ops[0], OP_NOP, -1);
-        CHECK(wait_for_done(&p) == &ops[0]);
-        while (!idle) {
-            pthread_mutex_lock(&p.mutex);
-            idle = (int)p.idle;
-            pthread_mutex_unlock(&p.mutex);
-        }
-        submit(&p, &ops[0], OP_READ, pipe_fds[0]);
-        submit(&p, &ops[1], OP_NOP, -1);
-        CHECK(wait_for_done(&p) == &ops[1]);
-        CHECK_EQ(write(pipe_fds[1], "x", 1), 1);
-        CHECK(wait_for_done(&p) == &ops[0]);
-        pool_stop(&p);
-        close(pipe_fds[0]);
-        close(pipe_fds[1]);
+    struct pool p;
+    int pipe_fds[2];
+    CHECK_EQ(pipe(pipe_fds), 0);
+    open_pool(&p, 2);
+    submit(&p, &ops[0], OP_NOP, -1);
+    CHECK(wait_for_done(&p) == &ops[0]);
+    CHECK_EQ(p.threads, 1);
+    submit(&p, &ops[0], OP_READ, pipe_fds[0]);
+    submit(&p, &ops[1], OP_NOP, -1);
+    CHECK(wait_for_done(&p) == &ops[1]);
+    CHECK_EQ(write(pipe_fds[1], "x", 1), 1);
+    CHECK(wait_for_done(&p) == &ops[0]);
+    pool_stop(&p);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+}
+
+/* ---- growing and shrinking ---- */
+
+static void operations_that_sleep_bring_more_threads(void) {
+    struct pool p;
+    int pipe_fds[2];
+    CHECK_EQ(pipe(pipe_fds), 0);
+    pool_init(&p, 1, 4, notify, &notified);
+    for (int i = 0; i < 3; i++) submit(&p, &ops[i], OP_READ, pipe_fds[0]);
+    submit(&p, &ops[3], OP_NOP, -1);
+    CHECK_EQ(p.threads, 1);
+    CHECK(wait_for_done(&p) == &ops[3]);
+    CHECK_EQ(p.threads, 4);
+    CHECK_EQ(write(pipe_fds[1], "xyz", 3), 3);
+    for (int done = 0; done < 3;)
+        for (struct op *o = wait_for_done(&p); o; o = o->next) done++;
+    pool_stop(&p);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+}
+
+static void look_at(struct pool *p, uint32_t finished) {
+    p->looked_at = pool_now() - 10 * POOL_LOOK_NS;
+    p->finished = finished;
+    pool_grow(p);
+    CHECK_EQ(p->finished, 0);
+}
+
+static void operations_that_are_short_bring_none(void) {
+    struct pool p;
+    open_pool(&p, 4);
+    submit(&p, &ops[0], OP_NOP, -1);
+    CHECK(wait_for_done(&p) == &ops[0]);
+    look_at(&p, 1000);
+    CHECK_EQ(p.threads, 1);
+    look_at(&p, 1);
+    CHECK_EQ(p.threads, 2);
+    pool_stop(&p);
+}
+
+static uint32_t alive(struct pool *p) {
+    pthread_mutex_lock(&p->mutex);
+    uint32_t count = p->alive;
+    pthread_mutex_unlock(&p->mutex);
+    return count;
+}
+
+static void threads_go_when_there_is_nothing_for_them_and_come_again(void) {
+    struct pool p;
+    open_pool(&p, 3);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 3; i++) submit(&p, &ops[i], OP_NOP, -1);
+        for (int done = 0; done < 3;)
+            for (struct op *o = wait_for_done(&p); o; o = o->next) done++;
+        CHECK(p.threads > 0);
+        CHECK(pool_limit_wait(&p, -1) <= POOL_IDLE_NS); /* from here on they are idle */
+        sleep_ms(POOL_IDLE_NS / 1000000 + 1);
+        CHECK_EQ(pool_limit_wait(&p, -1), -1);
+        CHECK_EQ(p.threads, 0);
+        while (alive(&p)) sleep_ms(1);
     }
+    pool_stop(&p);
+}
+
+static void those_who_leave_take_nothing_with_them(void) {
+    struct pool p;
+    open_pool(&p, 2);
+    for (int round = 0; round < 200; round++) {
+        submit(&p, &ops[0], OP_NOP, -1);
+        submit(&p, &ops[1], OP_NOP, -1);
+        for (int done = 0; done < 2;)
+            for (struct op *o = wait_for_done(&p); o; o = o->next) done++;
+        pool_dismiss(&p);
+    }
+    pool_stop(&p);
+    CHECK_EQ(p.alive, 0);
+}
+
+static void a_pool_that_is_given_up_loses_the_others_at_once_and_the_hanging_one_later(void) {
+    static struct pool p; /* never freed: who hangs comes back to it */
+    int pipe_fds[2];
+    CHECK_EQ(pipe(pipe_fds), 0);
+    open_pool(&p, 3);
+    struct op *hanging = submit(&p, &ops[0], OP_READ, pipe_fds[0]);
+    wait_until_begun(hanging);
+    for (int i = 1; i < 3; i++) submit(&p, &ops[i], OP_NOP, -1);
+    for (int done = 0; done < 2;)
+        for (struct op *o = wait_for_done(&p); o; o = o->next) done++;
+    CHECK_EQ(p.threads, 3);
+    pool_dismiss(&p);
+    while (alive(&p) > 1) sleep_ms(1);
+    CHECK_EQ(write(pipe_fds[1], "x", 1), 1);
+    while (alive(&p)) sleep_ms(1);
+    CHECK(pool_reap(&p) == hanging && hanging->result == 1);
+    pool_stop(&p);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+}
+
+/* ---- cancelling ---- */
+
+static void what_finds_no_ticket_is_done_in_its_turn_or_taken_back(void) {
+    struct pool p;
+    int pipe_fds[2], count = POOL_TICKETS + 8, done = 0;
+    CHECK_EQ(pipe(pipe_fds), 0);
+    open_pool(&p, 1);
+    wait_until_begun(submit(&p, &ops[0], OP_READ, pipe_fds[0]));
+    for (int i = 1; i < count; i++) submit(&p, &ops[i], OP_NOP, -1);
+    CHECK_EQ(p.out, POOL_TICKETS);
+    struct op *first = &ops[POOL_TICKETS], *middle = &ops[POOL_TICKETS + 3], *last = &ops[count - 1];
+    CHECK_EQ(pool_interrupt(&p, middle), 0);
+    CHECK_EQ(pool_interrupt(&p, first), 0);
+    CHECK_EQ(pool_interrupt(&p, last), 0);
+    CHECK(pool_reap(&p) == middle && middle->next == first && first->next == last && !last->next);
+    submit(&p, last, OP_NOP, -1); /* the end is still found */
+    CHECK_EQ(write(pipe_fds[1], "x", 1), 1);
+    while (done < count - 2)
+        for (struct op *o = wait_for_done(&p); o; o = o->next, done++)
+            CHECK(o != first && o != middle && o->result == (o == &ops[0]));
+    CHECK_EQ(p.out, 0);
+    pool_stop(&p);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
 }
 
 static void a_queued_operation_is_taken_back_from_any_place(void) {
@@ -191,7 +314,7 @@ static void a_queued_operation_is_taken_back_from_any_place(void) {
         int pipe_fds[2];
         CHECK_EQ(pipe(pipe_fds), 0);
         open_pool(&p, 1);
-        wait_until_begun(&p, submit(&p, &ops[0], OP_READ, pipe_fds[0]));
+        wait_until_begun(submit(&p, &ops[0], OP_READ, pipe_fds[0]));
         for (int i = 1; i <= 3; i++) submit(&p, &ops[i], OP_NOP, -1);
         CHECK_EQ(pool_interrupt(&p, &ops[which]), 0);
         CHECK(wait_for_done(&p) == &ops[which]);
@@ -203,7 +326,7 @@ static void a_queued_operation_is_taken_back_from_any_place(void) {
                 CHECK(o != &ops[which]);
                 CHECK_EQ(o->result, o == &ops[0]);
             }
-        CHECK_EQ(p.queued, 0);
+        CHECK_EQ(p.out, 0);
         pool_stop(&p);
         close(pipe_fds[0]);
         close(pipe_fds[1]);
@@ -217,7 +340,7 @@ static void a_running_operation_is_interrupted(void) {
     open_pool(&p, 2);
     for (int round = 0; round < 20; round++) {
         struct op *o = submit(&p, &ops[0], OP_READ, pipe_fds[0]);
-        if (round % 2) wait_until_begun(&p, o); /* else queued, or just begun */
+        if (round % 2) wait_until_begun(o); /* else queued, or just begun */
         cancel_running(&p, o);
         CHECK(wait_for_done(&p) == o);
         CHECK(o->result == -EINTR || (o->result == -ECANCELED && round % 2 == 0));
@@ -234,7 +357,7 @@ static void an_interrupt_that_nobody_asked_for_is_tried_again(void) {
     CHECK_EQ(pipe(pipe_fds), 0);
     open_pool(&p, 1);
     struct op *o = submit(&p, &ops[0], OP_READ, pipe_fds[0]);
-    wait_until_begun(&p, o);
+    wait_until_begun(o);
     for (int i = 0; i < 10; i++) {
         CHECK_EQ(pool_interrupt(&p, o), 1);
         sleep_ms(1);
@@ -253,7 +376,7 @@ static void notice_comes_once_for_a_list_that_was_empty(void) {
     CHECK_EQ(pipe(pipe_fds), 0);
     open_pool(&p, 1);
     for (int round = 0; round < 3; round++) {
-        wait_until_begun(&p, submit(&p, &ops[0], OP_READ, pipe_fds[0]));
+        wait_until_begun(submit(&p, &ops[0], OP_READ, pipe_fds[0]));
         take_notifications(); /* the last round's, if its list was seen first */
         for (int i = 1; i <= 3; i++) {
             submit(&p, &ops[i], OP_NOP, -1);
@@ -281,7 +404,7 @@ static void stop_waits_for_every_thread(void) {
             for (struct op *o = wait_for_done(&p); o; o = o->next) done++;
         pool_stop(&p);
         CHECK_EQ(p.threads, 0);
-        CHECK(p.workers == NULL);
+        CHECK_EQ(p.alive, 0);
     }
 }
 
@@ -323,6 +446,12 @@ int main(void) {
     RUN(an_offer_is_taken_only_by_a_thread_that_is_free);
     RUN(a_send_does_not_wait_until_all_of_it_is_taken);
     RUN(two_at_once_for_one_idle_thread_start_another);
+    RUN(operations_that_sleep_bring_more_threads);
+    RUN(operations_that_are_short_bring_none);
+    RUN(threads_go_when_there_is_nothing_for_them_and_come_again);
+    RUN(those_who_leave_take_nothing_with_them);
+    RUN(a_pool_that_is_given_up_loses_the_others_at_once_and_the_hanging_one_later);
+    RUN(what_finds_no_ticket_is_done_in_its_turn_or_taken_back);
     RUN(a_queued_operation_is_taken_back_from_any_place);
     RUN(a_running_operation_is_interrupted);
     RUN(an_interrupt_that_nobody_asked_for_is_tried_again);

@@ -3,8 +3,8 @@ ends their waits.
 
 Two pools, so that what waits for ever (a FIFO's open, a lock, a descriptor that nothing comes to)
 cannot keep the threads from what ends by itself.  The threads run the table's plain attempts and
-touch no Python object; a completion reaches its loop through the pool's list and one byte in the
-pipe.  worker_pool.h has how a running one is cancelled.
+touch no Python object; a completion reaches its loop through the pool's stack and one byte in the
+pipe for all that it finds there.  worker_pool.h has how one is taken back or interrupted.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_INCREF
@@ -35,14 +35,18 @@ cdef extern from "waker.h" nogil:
     void waker_close(waker *w)
 
 cdef extern from "worker_pool.h" nogil:
-    void pool_init(pool *p, uint32_t max_threads, void (*notify)(void *) noexcept nogil, void *arg)
+    void pool_init(pool *p, uint32_t eager, uint32_t max_threads,
+                   void (*notify)(void *) noexcept nogil, void *arg)
     int pool_submit(pool *p, op *o)
     int pool_offer(pool *p, op *o, uint32_t most)
     op *pool_reap(pool *p)
+    int64_t pool_limit_wait(pool *p, int64_t timeout)
+    void pool_dismiss(pool *p)
     bint pool_interrupt(pool *p, op *o)
     void pool_stop(pool *p)
 
 cdef enum:
+    WORKERS_AT_ONCE = 2      # enough for all that a loop can start, if they are short
     WORKERS_MAX = 16
     WAITERS_MAX = 1024       # each FIFO or lock holds one
     INTERRUPT_AGAIN_NS = 2_000_000
@@ -58,8 +62,8 @@ cdef class WorkerBackend(Backend):
         cdef int err = waker_open(&self.waker)
         if err < 0:
             raise OSError(-err, f"cannot make the wake-up pipe: {os.strerror(-err)}")
-        pool_init(&self.workers, WORKERS_MAX, waker_wake, &self.waker)
-        pool_init(&self.waiters, WAITERS_MAX, waker_wake, &self.waker)
+        pool_init(&self.workers, WORKERS_AT_ONCE, WORKERS_MAX, waker_wake, &self.waker)
+        pool_init(&self.waiters, WAITERS_MAX, WAITERS_MAX, waker_wake, &self.waker)
         self.is_open = True
         return 0
 
@@ -121,10 +125,9 @@ cdef class WorkerBackend(Backend):
             self.interrupting = o
 
     cdef int reap_threads(self) noexcept:
+        # Also without operations in threads: see pool_reap.
+        cdef int n = self._reap_pool(&self.workers) + self._reap_pool(&self.waiters)
         cdef op *o
-        cdef int n = 0
-        if self.in_threads:
-            n = self._reap_pool(&self.workers) + self._reap_pool(&self.waiters)
         o = self.interrupting
         while o != NULL:
             pool_interrupt(self._pool_of(o), o)
@@ -162,8 +165,8 @@ cdef class WorkerBackend(Backend):
 
     cdef int64_t limit_wait(self, int64_t timeout) noexcept:
         if self.interrupting != NULL and (timeout < 0 or timeout > INTERRUPT_AGAIN_NS):
-            return INTERRUPT_AGAIN_NS
-        return timeout
+            timeout = INTERRUPT_AGAIN_NS
+        return pool_limit_wait(&self.workers, pool_limit_wait(&self.waiters, timeout))
 
     cdef void drain_waker(self) noexcept:
         self.woken = True
@@ -206,6 +209,8 @@ cdef class WorkerBackend(Backend):
     cdef int close_workers(self) except -1:
         if self.in_threads:
             Py_INCREF(self)  # a thread that comes back later still finds its pool and its pipe
+            pool_dismiss(&self.workers)
+            pool_dismiss(&self.waiters)
             return 0
         pool_stop(&self.workers)
         pool_stop(&self.waiters)

@@ -68,6 +68,7 @@ struct op {
     uint64_t descriptor;           /* identity of the Descriptor that it is for; 0: not Ferrule's */
     struct op *next;               /* free list, backlog, worker queue or completed list */
     struct op *prev;               /* where an engine has a list that is left in the middle */
+    struct pool_ticket *ticket;    /* by which a worker gets it */
     struct op *fd_prev, *fd_next;  /* the operations in flight on one descriptor */
     void *waiter;                  /* whose completion this is; opaque here */
     void *payload;                 /* what the engine made of a provided buffer; opaque here */
