@@ -1,7 +1,7 @@
 /* dir_walk.h: every entry once, whoever reads and however few descriptors there are; ended at any
  * time; and a directory that hangs.
  */
-#include "dir_walk.h"
+#include "walk_parts.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -58,6 +58,8 @@ static int next(struct walk *k, uint32_t threads, struct walk_batch **batch) {
 struct seen {
     uint64_t entries, errors, hash;
     uint32_t deepest, longest;
+    uint32_t last_depth, steps_up; /* how often a depth came after a greater one */
+    uint64_t most_kept;
     struct walk_progress progress; /* in the end */
 };
 
@@ -71,6 +73,8 @@ static void see(struct seen *s, const struct walk_batch *b) {
             hash = (hash ^ (uint8_t)b->paths[at]) * 1099511628211u;
         s->hash += hash;
         if (b->depths[i] > s->deepest) s->deepest = b->depths[i];
+        s->steps_up += b->depths[i] < s->last_depth;
+        s->last_depth = b->depths[i];
         uint32_t length = b->offsets[i + 1] - b->offsets[i] - 1;
         if (length > s->longest) s->longest = length;
     }
@@ -88,6 +92,8 @@ static struct seen walk_all(const struct walk_config *config, const char *root) 
     while (state != WALK_ENDED) {
         state = next(k, config->threads, &b);
         CHECK(state != WALK_FAILED);
+        uint64_t kept = ATOMIC_LOAD(&k->kept, RELAXED);
+        if (kept > s.most_kept) s.most_kept = kept;
         if (!b) continue;
         see(&s, b);
         batch_return(b);
@@ -150,6 +156,46 @@ static void narrow_trees_are_read_to_their_end(void) {
     remove_tree(narrow);
 }
 
+/* Beyond those that there may be, breadth first reads directories again, any order reads at once. */
+static void few_directories_are_remembered_and_all_is_given_in_its_order(void) {
+    struct walk_config config = settings(ORDER_BREADTH, 0);
+    struct seen wanted = walk_all(&config, top);
+    CHECK(wanted.most_kept > WIDE * WIDE);
+    for (uint32_t max = 1; max <= 1000; max = max * 3 + 1)
+        for (uint32_t threads = 0; threads <= 4; threads++)
+            for (int order = ORDER_ANY; order <= ORDER_BREADTH; order++)
+                for (int sorted = 0; sorted <= order; sorted++) {
+                    config = settings(order, threads);
+                    config.sorted = (uint8_t)sorted;
+                    config.max_kept = max;
+                    config.max_fds = max < 10 ? 1 : 64;
+                    struct seen s = walk_all(&config, top);
+                    CHECK_EQ(s.entries, wanted.entries);
+                    CHECK_EQ(s.hash, wanted.hash);
+                    CHECK_EQ(s.errors, 0);
+                    CHECK_EQ(s.progress.directories, wanted.progress.directories);
+                    CHECK_EQ(s.progress.queued, 0);
+                    if (order == ORDER_ANY) continue;
+                    CHECK_EQ(s.steps_up, 0);
+                    CHECK(s.most_kept <= max + 4 * (threads + 1)); /* and those being read */
+                }
+}
+
+static void what_the_consumer_keeps_does_not_count(void) {
+    struct walk_config config = settings(ORDER_BREADTH, 0);
+    config.max_kept = WIDE * WIDE + WIDE + 10;
+    struct walk *k = begin(&config, top);
+    struct walk_batch *kept[1000], *b;
+    struct walk_progress p;
+    int count = 0;
+    while (next(k, 0, &b) == WALK_BATCH) kept[count++] = b;
+    walk_read_progress(k, &p);
+    CHECK_EQ(p.components, p.directories); /* each was opened once */
+    while (count) batch_return(kept[--count]);
+    walk_stop(k, 0);
+    walk_release(k);
+}
+
 static void a_few_descriptors_are_enough(void) {
     struct walk_config config = settings(ORDER_DEPTH, 0);
     struct seen wanted = walk_all(&config, top);
@@ -186,6 +232,7 @@ static void a_walk_may_end_at_any_time(void) {
     for (int round = 0; round < 300; round++) {
         struct walk_config config =
             settings((int)(random_bits() % 4), (uint32_t)(random_bits() % 9));
+        if (random_bits() % 2) config.max_kept = 1 + random_below(100);
         struct walk *k = begin(&config, top);
         struct walk_batch *kept = NULL, *b;
         if (random_bits() % 8) {
@@ -347,6 +394,8 @@ int main(void) {
     close(fd);
     RUN(every_order_gives_every_entry_once);
     RUN(narrow_trees_are_read_to_their_end);
+    RUN(few_directories_are_remembered_and_all_is_given_in_its_order);
+    RUN(what_the_consumer_keeps_does_not_count);
     RUN(a_few_descriptors_are_enough);
     RUN(the_process_may_have_no_more_descriptors_than_that);
     RUN(a_walk_may_end_at_any_time);

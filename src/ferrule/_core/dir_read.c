@@ -28,6 +28,7 @@ struct visit {
     struct walk_worker *worker;
     struct walk_node *dir; /* NULL: a root */
     int follow;            /* its facts are those of what it links to */
+    int again;             /* what went wrong was told before */
     int stat_error;
 };
 
@@ -238,7 +239,9 @@ static int resolve_type(struct visit *v) {
         stage = STAGE_OPEN;
         err = ELOOP;
     }
-    worker_add_error(v->worker, v->worker->path, v->view.path_length, v->view.depth, err, stage);
+    if (!v->again)
+        worker_add_error(v->worker, v->worker->path, v->view.path_length, v->view.depth, err,
+                         stage);
     return -1;
 }
 
@@ -246,12 +249,56 @@ static int resolve_type(struct visit *v) {
 
 static struct walk_frame *frame_push(struct walk_worker *w, struct walk_node *node);
 
+/* At once, below what is being read.  Takes the reference. */
+static int enter_now(struct walk_worker *w, struct walk_node *node, uint32_t skip) {
+    struct walk *k = w->walk;
+    ATOMIC_ADD(&k->pending, 1, RELAXED);
+    if (node->parent) ATOMIC_ADD(&node->parent->children, 1, RELAXED);
+    if (k->config.order == ORDER_BREADTH) walk_keep(k, node);
+    if (worker_enter(w, node) < 0) return -ENOMEM;
+    w->frame->skip = skip;
+    return 0;
+}
+
+static int enter_queue(struct walk_worker *w, struct walk_node *node) {
+    struct walk *k = w->walk;
+    ATOMIC_ADD(&k->pending, 1, RELAXED);
+    if (node->parent) ATOMIC_ADD(&node->parent->children, 1, RELAXED);
+    if (k->config.order == ORDER_BREADTH) walk_keep(k, node);
+    return worker_push(w, node);
+}
+
+/* Breadth first, what is one level below that which is read has to wait.  Where too much waits,
+ * nothing of it is remembered: the directory at the top of what is read will be read again in the
+ * place of it, down to there.  So each depth is still read before the next. */
+static int has_room(struct walk_worker *w) {
+    struct walk *k = w->walk;
+    if (!w->frame || (!w->reads_again && ATOMIC_LOAD(&k->kept, RELAXED) < k->max_kept)) return 1;
+    if (!w->reads_again) worker_forget_queued(w);
+    w->reads_again = 1;
+    return 0;
+}
+
 /* To be read: at once, or when its turn has come.  Takes the reference. */
 static int enter_later(struct walk_worker *w, struct walk_node *node) {
-    ATOMIC_ADD(&w->walk->pending, 1, RELAXED);
-    if (w->walk->config.order >= ORDER_DEPTH) return frame_push(w, node) ? 0 : -ENOMEM;
-    if (node->parent) ATOMIC_ADD(&node->parent->children, 1, RELAXED);
-    return worker_push(w, node);
+    struct walk *k = w->walk;
+    int order = k->config.order;
+    if (order == ORDER_BREADTH && !has_room(w)) {
+        walk_forget(k, node);
+        return 0;
+    }
+    if (order >= ORDER_DEPTH ||
+        (order == ORDER_ANY && w->frame && ATOMIC_LOAD(&k->pending, RELAXED) >= k->max_kept))
+        return enter_now(w, node, 0);
+    return enter_queue(w, node);
+}
+
+/* The frame on top is the last one of what was taken from the queue. */
+static void read_again(struct walk_worker *w) {
+    struct walk_node *node = w->frame->node;
+    w->reads_again = 0;
+    node->skip = w->frame->skip + 1;
+    if (enter_queue(w, node_hold(node)) < 0) walk_fail(w->walk);
 }
 
 static struct walk_node *node_for(struct visit *v) {
@@ -339,20 +386,55 @@ static int path_room(struct walk_worker *w, uint64_t wanted) {
     return 0;
 }
 
-static int visit_found(struct walk_worker *w, struct walk_node *dir, const struct found *e) {
+/* Whether there is such an entry at all. */
+static int begin_visit(struct visit *v, struct walk_worker *w, struct walk_node *dir,
+                       const struct found *e) {
     uint32_t length = (uint32_t)strlen(e->name);
     if (path_room(w, (uint64_t)w->prefix + length + 1) < 0) return 0;
     memcpy(w->path + w->prefix, e->name, length + 1);
     uint8_t type = w->walk->no_types ? DT_UNKNOWN : e->type;
-    struct visit v = {
-        .view = {.path = w->path, .path_length = w->prefix + length, .name_at = w->prefix,
-                 .depth = dir->depth + 1, .type = type, .inode = e->inode, .dir_fd = dir->fd,
-                 .at = w->path + w->prefix, .fetch_stat = fetch_stat, .open_dir = open_dir,
-                 .walk = w},
-        .worker = w, .dir = dir};
-    if ((!w->walk->is_plain || type == DT_UNKNOWN) && (resolve_type(&v) < 0 || is_excluded(&v)))
-        return 0;
-    return visit(&v);
+    v->view = (struct entry_view){
+        .path = w->path, .path_length = w->prefix + length, .name_at = w->prefix,
+        .depth = dir->depth + 1, .type = type, .inode = e->inode, .dir_fd = dir->fd,
+        .at = w->path + w->prefix, .fetch_stat = fetch_stat, .open_dir = open_dir, .walk = w};
+    v->worker = w;
+    v->dir = dir;
+    return (w->walk->is_plain && type != DT_UNKNOWN) || (resolve_type(v) == 0 && !is_excluded(v));
+}
+
+static int visit_found(struct walk_worker *w, struct walk_node *dir, const struct found *e) {
+    struct visit v = {0};
+    return begin_visit(&v, w, dir, e) ? visit(&v) : 0;
+}
+
+/* What the filter said when it was given, or would say now; what it writes was written then. */
+static int prunes_again(struct visit *v) {
+    struct walk_worker *w = v->worker;
+    const struct walk_config *c = &w->walk->config;
+    struct filter_outcome outcome = {.text = w->text};
+    if (walk_was_pruned(w->walk, w->path, v->view.path_length)) return 1;
+    if (!w->walk->filter_prunes) return 0;
+    uint32_t bits = filter_evaluate(c->filter, &v->view, &outcome);
+    for (uint32_t i = 0; i < c->text_streams; i++) w->text[i].size = 0;
+    return (bits & FILTER_PRUNE) != 0;
+}
+
+/* An entry that was given before, in a directory that is read again. */
+static void go_down_again(struct walk_worker *w, struct walk_frame *f, const struct found *e) {
+    struct visit v = {.again = 1};
+    int may_be_directory = e->type == DT_DIR || e->type == DT_UNKNOWN || w->walk->no_types ||
+                           (e->type == DT_LNK && w->walk->config.links == LINKS_ALWAYS);
+    if (!may_be_directory || !begin_visit(&v, w, f->node, e)) return;
+    if (v.view.type != DT_DIR || prunes_again(&v)) return;
+    struct walk_node *node = node_for(&v);
+    if (node) enter_now(w, node, f->skip - 1);
+}
+
+/* Whose path w->path begins with, now. */
+static void know_path(struct walk_worker *w, struct walk_node *node) {
+    struct walk_node *last = w->path_node;
+    w->path_node = node ? node_hold(node) : NULL;
+    node_drop(last);
 }
 
 /* ---- roots ---- */
@@ -370,8 +452,7 @@ static int visit_root(struct walk_worker *w, const char *root) {
     uint32_t length = (uint32_t)strlen(root);
     if (path_room(w, (uint64_t)length + 1) < 0) return 0;
     memcpy(w->path, root, length + 1);
-    node_drop(w->path_node);
-    w->path_node = NULL;
+    know_path(w, NULL);
     struct visit v = {
         .view = {.path = w->path, .path_length = length, .name_at = last_component(root, length),
                  .type = DT_UNKNOWN, .dir_fd = k->cwd, .at = w->path, .fetch_stat = fetch_stat,
@@ -409,6 +490,7 @@ static struct walk_frame *frame_push(struct walk_worker *w, struct walk_node *no
 
 static void frame_pop(struct walk_worker *w) {
     struct walk_frame *f = w->frame;
+    if (w->walk->config.order == ORDER_BREADTH) walk_let_go(w->walk, f->node);
     w->frame = f->below;
     free(f->own);
     free(f->sorted);
@@ -419,6 +501,7 @@ static void frame_pop(struct walk_worker *w) {
         struct walk_node *dir = w->frame->node;
         w->prefix = dir->path_length + (uint32_t)path_needs_slash(dir);
         w->path[w->prefix - 1] = '/'; /* if the path is empty, there is nothing above */
+        know_path(w, dir); /* its entries' names come to stand over what was below it */
     }
     ATOMIC_SUB(&w->walk->pending, 1, RELAXED);
 }
@@ -500,8 +583,9 @@ static int is_elsewhere(const struct walk_node *node) {
 }
 
 static void frame_failed(struct walk_worker *w, struct walk_frame *f, int err, int stage) {
-    worker_add_error(w, w->path, f->node->path_length, f->node->depth, -err, stage);
     f->is_complete = 1;
+    if (f->skip) return; /* it was told before */
+    worker_add_error(w, w->path, f->node->path_length, f->node->depth, -err, stage);
 }
 
 /* As much of a directory as the buffer takes: most are read to their end, with no more calls than
@@ -545,12 +629,13 @@ static void frame_read_rules(struct walk_worker *w, struct walk_frame *f) {
     uint32_t base = node->path_length + (uint32_t)path_needs_slash(node);
     const char *failed = "";
     int err = 0;
+    node->has_rules = 1;
     worker_pause(w);
     if (!node->parent)
         err = k->config.gitignore ? ignore_enter_root(&node->rules, given, node->fd, base, &failed)
                                   : ignore_only_given(&node->rules, given, base);
     worker_resume(w);
-    if (err) rules_failed(w, node, err, failed);
+    if (err && !f->skip) rules_failed(w, node, err, failed);
     if (!k->config.gitignore) return;
     if (!f->sorted) frame_fill(w, f);
     unsigned found = ignore_files_of(f);
@@ -558,7 +643,7 @@ static void frame_read_rules(struct walk_worker *w, struct walk_frame *f) {
     worker_pause(w);
     err = ignore_enter(&node->rules, given, node->fd, base, found, &failed);
     worker_resume(w);
-    if (err) rules_failed(w, node, err, failed);
+    if (err && !f->skip) rules_failed(w, node, err, failed);
 }
 
 /* Mostly its directory's is there, from that itself or from another in it: so a deep chain takes
@@ -573,21 +658,21 @@ static void write_path(struct walk_worker *w, struct walk_node *node) {
         node_write_path(node, w->path);
     }
     w->path[node->path_length] = 0;
-    w->path_node = node_hold(node);
-    node_drop(last);
+    know_path(w, node);
 }
 
 static void frame_open(struct walk_worker *w, struct walk_frame *f) {
     struct walk *k = w->walk;
     struct walk_node *node = f->node;
     f->is_open = 1;
+    node->is_read = 0;
     if (path_room(w, node->path_length + 2ull) < 0) return;
     write_path(w, node);
     int err = worker_open(w, node);
-    if (k->config.order < ORDER_DEPTH) worker_child_done(w, node->parent);
+    worker_child_done(w, node->parent);
     if (err == 0 && (k->config.links == LINKS_ALWAYS || k->config.one_file_system))
         err = note_identity(w, node);
-    ATOMIC_STORE(&w->directories, w->directories + 1, RELAXED);
+    if (!f->skip) ATOMIC_STORE(&w->directories, w->directories + 1, RELAXED);
     if (err < 0) frame_failed(w, f, err, STAGE_OPEN);
     else if (k->config.one_file_system && is_elsewhere(node)) f->is_complete = 1;
     else if (k->config.sorted) {
@@ -595,7 +680,7 @@ static void frame_open(struct walk_worker *w, struct walk_frame *f) {
         if (err < 0) frame_failed(w, f, err, STAGE_READ);
         if (frame_sort(f) < 0) walk_fail(k);
     }
-    if (k->goes_by_rules && node->fd >= 0 && !(f->is_complete && !f->sorted))
+    if (k->goes_by_rules && !node->has_rules && node->fd >= 0 && !(f->is_complete && !f->sorted))
         frame_read_rules(w, f);
     w->prefix = node->path_length + (uint32_t)path_needs_slash(node);
     if (w->prefix) w->path[w->prefix - 1] = '/';
@@ -652,6 +737,7 @@ static int frame_end(struct walk_worker *w) {
     struct walk_node *node = f->node;
     int step = w->walk->config.order == ORDER_POST ? judge_read(w, f) : 0;
     node->is_read = 1;
+    if (w->reads_again && !f->below) read_again(w);
     if (node->fd >= 0 && ATOMIC_LOAD(&node->children, ACQUIRE) == 0) worker_close(w, node);
     frame_pop(w);
     return step;
@@ -667,8 +753,7 @@ static void drop_pruned(struct walk_worker *w) {
         struct walk_frame *f = w->frame;
         if (f == outermost) outermost = NULL;
         f->node->is_read = 1;
-        if (!f->is_open && w->walk->config.order < ORDER_DEPTH)
-            worker_child_done(w, f->node->parent);
+        if (!f->is_open) worker_child_done(w, f->node->parent);
         if (f->node->fd >= 0 && f->node->children == 0) worker_close(w, f->node);
         frame_pop(w);
     }
@@ -679,9 +764,13 @@ void worker_abandon(struct walk_worker *w) {
     worker_close_all(w);
 }
 
-/* Takes the reference. */
 int worker_enter(struct walk_worker *w, struct walk_node *node) {
-    if (frame_push(w, node)) return 0;
+    if (!w->frame) w->reads_again = 0;
+    struct walk_frame *f = frame_push(w, node);
+    if (f) {
+        f->skip = node->skip;
+        return 0;
+    }
     node_drop(node);
     walk_fail(w->walk);
     return -ENOMEM;
@@ -721,7 +810,8 @@ int worker_step(struct walk_worker *w) {
             if (w->prunes_seen && node_is_pruned(f->node)) drop_pruned(w);
             else frame_open(w, f);
         } else if (f && (e = frame_next(w, f))) {
-            step = visit_found(w, f->node, e);
+            if (f->skip) go_down_again(w, f, e);
+            else step = visit_found(w, f->node, e);
         } else if (f) {
             step = frame_end(w);
             worker_share(w);

@@ -147,6 +147,7 @@ void walk_free(struct walk *k) {
     for (uint32_t i = 0; i < k->fault_count; i++) free(k->faults[i].name);
     if (k->cwd >= 0) close(k->cwd);
     event_close(&k->wake);
+    path_set_free(&k->forgotten_prunes);
     pthread_mutex_destroy(&k->mutex);
     pthread_cond_destroy(&k->work);
     pthread_cond_destroy(&k->room);
@@ -226,8 +227,18 @@ static uint32_t mask_of(uint32_t fields) {
     return mask;
 }
 
+/* Whose directories are left out by calls into the program is not known a second time. */
+static uint32_t most_kept(const struct walk *k) {
+    const struct walk_config *c = &k->config;
+    if (c->order == ORDER_BREADTH && k->filter_prunes && filter_has(c->filter, FILTER_EXTERNAL))
+        return UINT32_MAX;
+    return c->max_kept ? c->max_kept : WALK_MAX_KEPT;
+}
+
 static int prepare(struct walk *k, const char *const *roots, uint32_t count) {
     const struct walk_config *c = &k->config;
+    k->filter_prunes = c->filter && filter_has(c->filter, FILTER_PRUNING);
+    k->max_kept = most_kept(k);
     k->stat_mask = mask_of(c->fields);
     if (c->filter) k->stat_mask |= filter_stat_mask(c->filter);
     k->goes_by_rules = c->gitignore || c->ignore.length;
@@ -286,14 +297,24 @@ void walk_forget_types(struct walk *k) { k->no_types = 1; }
 /* ---- pruning, progress ---- */
 
 void walk_prune(struct walk *k, struct walk_batch *batch, uint32_t entry) {
-    if (!batch->nodes[entry]) return;
-    ATOMIC_STORE(&batch->nodes[entry]->pruned, 1, RELAXED);
+    struct walk_node *n = batch->nodes[entry];
+    if (!n) return;
+    pthread_mutex_lock(&k->mutex);
+    if (n->is_forgotten && !n->pruned) walk_remember_prune(k, n);
+    ATOMIC_STORE(&n->pruned, 1, RELAXED);
     ATOMIC_ADD(&k->prunes, 1, RELEASE);
+    pthread_mutex_unlock(&k->mutex);
 }
 
 int walk_is_pruned(struct walk *k, const struct walk_batch *batch, uint32_t entry) {
     if (ATOMIC_LOAD(&k->prunes, RELAXED) == 0) return 0;
-    return node_is_pruned(batch_home(batch, entry));
+    const struct walk_node *home = batch_home(batch, entry);
+    if (node_is_pruned(home)) return 1;
+    if (k->config.order != ORDER_BREADTH) return 0;
+    const char *path = batch->paths + batch->offsets[entry];
+    for (; home; home = home->parent) /* what was read again is another node */
+        if (walk_was_pruned(k, path, home->path_length)) return 1;
+    return 0;
 }
 
 void walk_read_progress(struct walk *k, struct walk_progress *p) {

@@ -16,6 +16,8 @@
 #include "ignore_files.h"
 #include "walk_batch.h"
 
+#define WALK_MAX_KEPT 250000 /* of some 130 bytes each */
+
 enum walk_order { ORDER_ANY, ORDER_BREADTH, ORDER_DEPTH, ORDER_POST };
 enum walk_links { LINKS_NEVER, LINKS_ROOTS, LINKS_ALWAYS };
 
@@ -32,6 +34,7 @@ struct walk_config {
     uint32_t threads;        /* 0: the consumer reads */
     uint32_t text_streams;   /* that the filter writes to; if any, entries have no columns */
     uint32_t max_fds;        /* how many directories may be open at a time */
+    uint32_t max_kept;       /* how many may be remembered, to be read later; 0: WALK_MAX_KEPT */
     struct entry_filter *filter;  /* which entries are wanted; NULL: all */
     struct entry_filter *exclude; /* which are neither wanted nor entered; NULL: none */
     struct ignore_given ignore;         /* as are those that these lines ignore */

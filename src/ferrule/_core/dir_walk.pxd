@@ -72,7 +72,7 @@ cdef extern from "dir_walk.h" nogil:
         uint8_t order, links, sorted, skip_hidden, one_file_system, gitignore
         char separator
         uint32_t min_depth, max_depth, fields, batch_entries, batch_bytes
-        uint32_t threads, text_streams, max_fds
+        uint32_t threads, text_streams, max_fds, max_kept
         entry_filter *filter
         entry_filter *exclude
         ignore_given ignore

@@ -258,6 +258,12 @@ uint32_t filter_stat_mask(const struct entry_filter *f) {
     return f->start < f->count && f->steps[f->start].stat_mask ? f->stat_mask : 0;
 }
 
+int filter_has(const struct entry_filter *f, int kind) {
+    for (uint32_t i = 0; i < f->count; i++)
+        if (f->steps[i].kind == kind) return 1;
+    return 0;
+}
+
 uint32_t filter_streams(const struct entry_filter *f) { return f->streams; }
 
 /* ---- names ---- */

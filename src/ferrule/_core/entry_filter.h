@@ -138,6 +138,9 @@ uint32_t filter_evaluate(const struct entry_filter *f, struct entry_view *view,
 /* STATX_* that every evaluation needs; 0: perhaps none. */
 uint32_t filter_stat_mask(const struct entry_filter *f);
 
+/* Whether a step is of that kind. */
+int filter_has(const struct entry_filter *f, int kind);
+
 /* How many streams its actions write to: so many buffers must be in filter_outcome.text. */
 uint32_t filter_streams(const struct entry_filter *f);
 

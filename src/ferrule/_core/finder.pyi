@@ -30,6 +30,7 @@ class Finder:
         max_depth: int = ...,
         threads: int = 0,
         max_fds: int = 64,
+        max_kept: int = 0,
         at_once: bool = False,
         on_error: Callable[[bytes, int, str], object],
         before_write: Callable[[int], object] | None = None,

@@ -107,8 +107,8 @@ cdef class Finder:
     def __cinit__(self, list roots not None, EntryFilter filter not None, tuple fds not None, *,
                   tuple actions=(), str links="P", bint contents_first=False, bint sorted=False,
                   bint one_file_system=False, uint32_t max_depth=0xffffffff, uint32_t threads=0,
-                  uint32_t max_fds=64, bint at_once=False, on_error, before_write=None,
-                  on_turn=None):
+                  uint32_t max_fds=64, uint32_t max_kept=0, bint at_once=False, on_error,
+                  before_write=None, on_turn=None):
         cdef walk_config config
         memset(&config, 0, sizeof(walk_config))
         if actions and threads:
@@ -132,6 +132,7 @@ cdef class Finder:
         config.threads = threads
         config.text_streams = <uint32_t>len(fds)
         config.max_fds = max_fds
+        config.max_kept = max_kept
         config.filter = filter.filter
         filter_set_external(filter.filter, call_action, <void *>self)
         self.k = new_walk(&config, roots)

@@ -47,6 +47,7 @@ class Engine:
         ignore: bytes = b"",
         threads: int = 0,
         max_fds: int = 64,
+        max_kept: int = 0,
         batch_entries: int = 1024,
         batch_bytes: int = 65536,
         separator: bytes = b"\0",

@@ -116,8 +116,9 @@ cdef class Engine:
                   uint32_t min_depth=1, uint32_t max_depth=0xffffffff, stat=(),
                   EntryFilter filter=None, EntryFilter exclude=None, bint gitignore=False,
                   bytes ignore=b"", uint32_t threads=0,
-                  uint32_t max_fds=64, uint32_t batch_entries=1024, uint32_t batch_bytes=65536,
-                  bytes separator=b"\0", uint32_t text_streams=0, timeout=None):
+                  uint32_t max_fds=64, uint32_t max_kept=0, uint32_t batch_entries=1024,
+                  uint32_t batch_bytes=65536, bytes separator=b"\0",
+                  uint32_t text_streams=0, timeout=None):
         cdef walk_config *c = &self.config
         cdef const char **paths
         cdef int error = 0
@@ -145,6 +146,7 @@ cdef class Engine:
         c.ignore.length = len(ignore)
         c.threads = threads
         c.max_fds = max_fds
+        c.max_kept = max_kept
         c.batch_entries = max(1, batch_entries)
         c.batch_bytes = max(1, batch_bytes)
         c.separator = separator[0]

@@ -24,6 +24,8 @@ struct walk_node {
     uint64_t dev, ino; /* once opened, where a walk needs them; else 0 */
     uint32_t refs;
     uint32_t children; /* queued, and not opened yet */
+    uint32_t kept;     /* breadth first, atomic: for itself, and by those in it */
+    uint32_t skip;     /* how many levels below it what is to be read begins */
     uint32_t depth;
     uint32_t path_length, name_length; /* of a root both are the path as it was given */
     int fd;                            /* its reader's alone, as `newer` and `older` are */
@@ -31,6 +33,8 @@ struct walk_node {
     uint8_t follow;                    /* a symbolic link that is to be followed */
     uint8_t is_read;                   /* to its end */
     uint8_t pruned;                    /* by the consumer: nothing below it is wanted */
+    uint8_t has_rules;                 /* `rules` are those for what is in it */
+    uint8_t is_forgotten;              /* not queued after all; under the walk's mutex */
     char name[];
 };
 

@@ -7,6 +7,7 @@
 
 #include "dir_walk.h"
 #include "event.h"
+#include "path_set.h"
 #include "system_names.h"
 #include "system_threads.h"
 
@@ -23,6 +24,7 @@ struct walk_frame {
     size_t at, end;
     uint32_t *sorted;          /* where in `entries` each begins, by name; NULL: unsorted */
     uint32_t sorted_at, sorted_count;
+    uint32_t skip;             /* levels above what is to be read: it was read before */
     uint8_t is_open;           /* was opened */
     uint8_t is_complete;       /* the directory has no more to give than is in `entries` */
 };
@@ -51,6 +53,7 @@ struct walk_worker {
     uint32_t prunes_seen;
     uint16_t index;
     uint8_t is_busy;           /* counted in walk.busy */
+    uint8_t reads_again;       /* there is no room for what is in what it reads */
     /* Under the mutex: what who looked for workers that are stuck saw last, and when. */
     uint64_t seen_directories;
     int64_t seen_at;
@@ -69,6 +72,7 @@ struct walk {
     uint8_t goes_by_rules;     /* of config.ignore or config.gitignore */
     uint8_t is_plain;          /* nothing has to be known of an entry but what the directory says */
     uint8_t no_types;
+    uint8_t filter_prunes;
     uint32_t stat_mask;        /* of statx, for the columns */
     uint32_t max_open;         /* per worker */
     struct walk_fault *faults;
@@ -83,6 +87,9 @@ struct walk {
     uint32_t prunes;           /* atomic: how often the consumer pruned */
     uint32_t idle;             /* atomic: workers that look for work, or could be started */
     uint64_t pending;          /* atomic: directories found, and not read to the end */
+    uint64_t kept;             /* atomic: breadth first, these and those above them */
+    uint32_t max_kept;
+    uint8_t prunes_forgotten;  /* atomic: there are some in forgotten_prunes */
 
     pthread_mutex_t mutex;     /* of what follows */
     pthread_cond_t work, room, gone;
@@ -94,6 +101,7 @@ struct walk {
     struct walk_batch *spare;
     uint32_t spare_count;
     uint32_t started, running; /* threads */
+    struct path_set forgotten_prunes; /* of directories that were pruned and are not remembered */
     uint8_t quit;              /* the filter said so: nothing more is handed over */
     uint8_t is_waiting;        /* the consumer */
 };
@@ -104,6 +112,7 @@ enum walk_step { STEP_FULL = 1, STEP_PAUSE, STEP_IDLE, STEP_QUIT, STEP_STOPPED }
 int worker_step(struct walk_worker *w);
 int worker_add_error(struct walk_worker *w, const char *path, uint32_t length, uint32_t depth,
                      int error, int stage);
+/* Read it from the next step on.  Takes the reference. */
 int worker_enter(struct walk_worker *w, struct walk_node *node);
 /* Give up everything that is being read or open. */
 void worker_abandon(struct walk_worker *w);
@@ -126,6 +135,16 @@ int frame_read_rest(struct walk_worker *w, struct walk_frame *f);
 /* ---- walk_share.c ---- */
 int worker_push(struct walk_worker *w, struct walk_node *node);
 struct walk_node *worker_pop(struct walk_worker *w);
+/* Breadth first: count it among those that are kept, and no more. */
+void walk_keep(struct walk *k, struct walk_node *n);
+void walk_let_go(struct walk *k, struct walk_node *n);
+/* Takes the reference to one that is not queued: its level will be read again. */
+void walk_forget(struct walk *k, struct walk_node *n);
+/* Those that the worker has queued since it took its last one. */
+void worker_forget_queued(struct walk_worker *w);
+/* Under the mutex. */
+void walk_remember_prune(struct walk *k, const struct walk_node *n);
+int walk_was_pruned(struct walk *k, const char *path, uint32_t length);
 /* Between two directories: let others have a part, if they have nothing to do. */
 void worker_share(struct walk_worker *w);
 /* Start the next thread, under the walk's mutex: 0 or -errno. */

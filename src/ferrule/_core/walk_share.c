@@ -55,6 +55,55 @@ int worker_push(struct walk_worker *w, struct walk_node *node) {
     return 0;
 }
 
+/* ---- breadth first: what is remembered ---- */
+
+void walk_keep(struct walk *k, struct walk_node *n) {
+    for (; n && ATOMIC_ADD(&n->kept, 1, RELAXED) == 0; n = n->parent)
+        ATOMIC_ADD(&k->kept, 1, RELAXED);
+}
+
+void walk_let_go(struct walk *k, struct walk_node *n) {
+    for (; n && ATOMIC_SUB(&n->kept, 1, RELAXED) == 1; n = n->parent)
+        ATOMIC_SUB(&k->kept, 1, RELAXED);
+}
+
+void walk_remember_prune(struct walk *k, const struct walk_node *n) {
+    struct path_in_set *p = malloc(sizeof *p + n->path_length);
+    if (p) {
+        p->length = n->path_length;
+        node_write_path(n, p->path);
+    }
+    if (!p || !path_set_add(&k->forgotten_prunes, p)) walk_fail(k);
+    ATOMIC_STORE(&k->prunes_forgotten, 1, RELAXED);
+}
+
+int walk_was_pruned(struct walk *k, const char *path, uint32_t length) {
+    if (!ATOMIC_LOAD(&k->prunes_forgotten, RELAXED)) return 0;
+    pthread_mutex_lock(&k->mutex);
+    int has = path_set_has(&k->forgotten_prunes, path, length);
+    pthread_mutex_unlock(&k->mutex);
+    return has;
+}
+
+void walk_forget(struct walk *k, struct walk_node *n) {
+    pthread_mutex_lock(&k->mutex);
+    n->is_forgotten = 1;
+    if (ATOMIC_LOAD(&n->pruned, RELAXED)) walk_remember_prune(k, n);
+    pthread_mutex_unlock(&k->mutex);
+    node_drop(n);
+}
+
+void worker_forget_queued(struct walk_worker *w) {
+    struct walk *k = w->walk;
+    while (w->stack_top > w->stack_base) {
+        struct walk_node *n = w->stack[--w->stack_top];
+        worker_child_done(w, n->parent);
+        walk_let_go(k, n);
+        ATOMIC_SUB(&k->pending, 1, RELAXED);
+        walk_forget(k, n);
+    }
+}
+
 /* Breadth first there is one queue, and its order is the walk's. */
 static void hand_in_deeper(struct walk_worker *w) {
     struct walk *k = w->walk;
