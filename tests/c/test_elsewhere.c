@@ -1,11 +1,14 @@
-/* What stands in on other systems for what only Linux has, run here: operation_bsd.c, entries_bsd.c
- * and the pipe of event.h.  The operation table of this program makes their attempts.
+/* What stands in on other systems for what only Linux or glibc has, run here: operation_bsd.c,
+ * entries_bsd.c, the pipe of event.h, POSIX's regular expressions.  The operation table of this
+ * program makes their attempts.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <regex.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -14,13 +17,16 @@
 #include <sys/types.h>
 
 #include "check.h"
+#include "entry_filter.h"
 #include "file_facts.h"
 #include "operation_system.h"
 #include "waker.h"
 
 #undef __linux__
+#undef __GLIBC__
 #define getdents(fd, to, room) getdents64(fd, to, room)
 #include "entries_bsd.c"
+#include "entry_filter.c"
 #include "event.h"
 #include "operation_bsd.c"
 
@@ -187,6 +193,52 @@ static void facts_made_of_stat_are_those_of_statx(void) {
 #undef SAME
 }
 
+/* ---- regular expressions ---- */
+
+static struct entry_filter *filter_by(const char *pattern, const char *syntax, int *error) {
+    struct entry_filter *f = filter_new();
+    struct filter_step step = {.kind = FILTER_REGEX, .subject = SUBJECT_PATH, .text = pattern,
+                               .length = (uint32_t)strlen(pattern),
+                               .number = filter_find_syntax(syntax),
+                               .on_true = FILTER_ENDS_TRUE, .on_false = FILTER_ENDS_FALSE};
+    int64_t at = filter_add(f, &step);
+    *error = at < 0 ? (int)at : 0;
+    return f;
+}
+
+static int matches(const char *pattern, const char *syntax, const char *path) {
+    int error;
+    struct filter_outcome outcome = {0};
+    struct entry_view v = {.path = path, .path_length = (uint32_t)strlen(path), .type = DT_REG};
+    struct entry_filter *f = filter_by(pattern, syntax, &error);
+    CHECK_EQ(error, 0);
+    int found = filter_evaluate(f, &v, &outcome) == FILTER_MATCHED;
+    filter_drop(f);
+    return found;
+}
+
+static void a_regular_expression_matches_all_of_the_path(void) {
+    CHECK(matches("a/.*", "posix-extended", "a/b"));
+    CHECK(!matches("a", "posix-extended", "a/b"));
+    CHECK(!matches("b", "posix-extended", "a/b"));
+    CHECK(matches("a/(b|bc)", "posix-extended", "a/bc"));
+    CHECK(matches("a/(bc|b)", "posix-extended", "a/b"));
+    CHECK(matches("(a|ab)(c|bcd)", "posix-extended", "abcd"));
+    CHECK(!matches("a/(b|bc)", "posix-basic", "a/bc"));
+    CHECK(matches("a/b\\{2\\}", "posix-basic", "a/bb"));
+}
+
+static void a_wrong_regular_expression_is_complained_of(void) {
+    int error;
+    struct entry_filter *f = filter_by("(", "posix-extended", &error);
+    CHECK_EQ(error, -EINVAL);
+    CHECK(filter_complaint(f) != NULL);
+    filter_drop(f);
+    f = filter_by("a", "emacs", &error);
+    CHECK_EQ(error, -EINVAL);
+    filter_drop(f);
+}
+
 /* ---- attempts ---- */
 
 static void vectors_are_read_and_written_where_told(void) {
@@ -299,6 +351,8 @@ int main(void) {
     RUN(entries_may_be_removed_as_they_are_read);
     RUN(a_directory_that_cannot_be_read_says_why);
     RUN(facts_made_of_stat_are_those_of_statx);
+    RUN(a_regular_expression_matches_all_of_the_path);
+    RUN(a_wrong_regular_expression_is_complained_of);
     RUN(vectors_are_read_and_written_where_told);
     RUN(names_are_moved_and_only_by_calls_that_there_are);
     RUN(space_is_made_and_what_is_missing_says_so);

@@ -58,11 +58,6 @@ static const struct { const char *name; reg_syntax_t bits; } syntaxes[] = {
     {"grep", RE_SYNTAX_GREP},
     {"sed", RE_SYNTAX_SED},
 };
-#define SYNTAXES (int)(sizeof syntaxes / sizeof *syntaxes)
-
-const char *filter_syntax_name(int number) {
-    return number >= 0 && number < SYNTAXES ? syntaxes[number].name : NULL;
-}
 
 static const char *compile_regex(struct filter_step *s) {
     s->regex = calloc(1, sizeof *s->regex);
@@ -85,14 +80,41 @@ static void free_regex(struct filter_step *s) {
     free(s->regex);
 }
 #else
-#define SYNTAXES 1
-const char *filter_syntax_name(int number) { return number ? NULL : "findutils-default"; }
-static const char *compile_regex(struct filter_step *s) { return "there are none without glibc"; }
-static bool match_regex(const struct filter_step *s, const char *text, uint32_t length) {
-    return false;
+static const struct { const char *name; int flags; } syntaxes[] = {
+    {"posix-extended", REG_EXTENDED},
+    {"posix-basic", 0},
+};
+
+static const char *compile_regex(struct filter_step *s) {
+    if (memchr(s->text, 0, s->length)) return "it has a zero byte";
+    regex_t *regex = calloc(1, sizeof *regex);
+    if (!regex) return "out of memory";
+    int flags = syntaxes[s->number].flags | (s->ignore_case ? REG_ICASE : 0);
+    switch (regcomp(regex, s->text, flags)) {
+    case 0: s->regex = (struct re_pattern_buffer *)regex; return NULL;
+    case REG_ESPACE: free(regex); return "out of memory";
+    default: free(regex); return "it is no regular expression";
+    }
 }
-static void free_regex(struct filter_step *s) {}
+
+/* Of those that begin first POSIX takes the longest. */
+static bool match_regex(const struct filter_step *s, const char *text, uint32_t length) {
+    regmatch_t all = {0, (regoff_t)length};
+    return regexec((const regex_t *)s->regex, text, 1, &all, REG_STARTEND) == 0 &&
+           all.rm_so == 0 && all.rm_eo == (regoff_t)length;
+}
+
+static void free_regex(struct filter_step *s) {
+    if (s->regex) regfree((regex_t *)s->regex);
+    free(s->regex);
+}
 #endif
+
+#define SYNTAXES (int)(sizeof syntaxes / sizeof *syntaxes)
+
+const char *filter_syntax_name(int number) {
+    return number >= 0 && number < SYNTAXES ? syntaxes[number].name : NULL;
+}
 
 int filter_find_syntax(const char *name) {
     for (int i = 0; i < SYNTAXES; i++)

@@ -229,6 +229,8 @@ def _step_target(pattern, ignore_case=False):
 
 
 def _step_regex(bytes pattern not None, syntax, bint ignore_case=False):
+    if syntax not in SYNTAXES:
+        raise ValueError(f"regular expressions are {' or '.join(SYNTAXES)} here, not {syntax}")
     return {"kind": FILTER_REGEX, "subject": SUBJECT_PATH, "text": pattern,
             "ignore_case": ignore_case, "number": filter_find_syntax(syntax.encode())}
 

@@ -21,7 +21,7 @@
 #include "timers.h"
 
 #ifndef POLLRDHUP
-#define POLLRDHUP 0
+#define POLLRDHUP 0x2000 /* no system without it uses this bit; poll(2) is never asked for it */
 #endif
 
 enum queue_place { QUEUE_READ, QUEUE_WRITE, QUEUE_EITHER, QUEUES };
