@@ -14,6 +14,7 @@ from .harness import SCRATCH, Peers, Sample, Unavailable, compiled, output_of, r
 USR = "/usr"
 TREES = SCRATCH / "trees"
 FILES, FOLDERS = 90, 10  # in each folder of a tree that is made
+IN_EACH = 999  # folders in each of the outer ones of a tree of nothing else
 AT_LEAST = 100_000  # entries, for a walk of /usr to prove anything
 
 Walk = Callable[[str], int]
@@ -43,6 +44,24 @@ def make_tree(entries: int) -> Path:
         for n in range(files):
             os.close(os.open(folder / f"file-{n:02}.txt", os.O_CREAT | os.O_WRONLY, 0o644))
         left -= files
+    made.touch()
+    return top
+
+
+def make_folders(folders: int) -> Path:
+    """Make a tree of so many folders in two levels and nothing else, once; return its top.
+
+    On ext4 each takes 4 KiB.
+    """
+    refuse_tmpfs(SCRATCH)
+    top, made = TREES / f"{folders}-folders", TREES / f"{folders}-folders.made"
+    if made.exists():
+        return top
+    top.mkdir(parents=True, exist_ok=True)
+    for number in range(folders):
+        outer, inner = divmod(number, IN_EACH + 1)
+        name = f"folder-{outer}/folder-{inner}" if inner else f"folder-{outer}"
+        os.makedirs(top / name, exist_ok=True)
     made.touch()
     return top
 
@@ -90,6 +109,11 @@ def batches_of_one(top: str) -> int:
 @WALKS.add("Ferrule walk_batches, 2 workers")
 def batches_of_two(top: str) -> int:
     return count_batches(top, 2)
+
+
+@WALKS.add("Ferrule walk_batches, breadth-first, 2 workers")
+def breadth_first_batches(top: str) -> int:
+    return count_batches(top, 2, order="breadth-first")
 
 
 @WALKS.add("Ferrule walk, 2 workers")

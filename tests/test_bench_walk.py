@@ -35,6 +35,14 @@ def test_a_tree_has_as_many_entries_as_it_should(scratch: Path, entries: int) ->
     assert (top / "another").exists()
 
 
+@pytest.mark.parametrize("folders", [1, 1000, 1001, 2345])
+def test_a_tree_of_folders_has_as_many_as_it_should(scratch: Path, folders: int) -> None:
+    top = walk_trees.make_folders(folders)
+    found = list(top.rglob("*"))
+    assert len(found) == folders
+    assert all(path.is_dir() for path in found)
+
+
 @pytest.mark.parametrize("peer", [name for name in walk_trees.WALKS if "scandir" not in name])
 def test_every_walk_counts_every_entry(scratch: Path, peer: str) -> None:
     top = walk_trees.make_tree(1234)
