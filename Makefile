@@ -144,7 +144,8 @@ $(PORTABILITY)/%/build.ninja: tests/portability/%.ini $(PORTABILITY)/python
 $(PORTABILITY)/%.compiled: $(PORTABILITY)/%/build.ninja tests/portability/of_linux.c $(SOURCES) Makefile
 	PATH="$(CURDIR)/$(BIN):$$PATH" ninja --quiet -C $(PORTABILITY)/$* \
 	    $$(cd $(PORTABILITY)/$* && $(CURDIR)/$(BIN)/ninja -t targets all | sed -n 's/\.o: .*/.o/p')
-	! $(ZIG) cc -target x86_64-$* -fsyntax-only tests/portability/of_linux.c 2>$(PORTABILITY)/$*.refused
+	! $(ZIG) cc -target x86_64-$* -c -o $(PORTABILITY)/of_linux.o tests/portability/of_linux.c \
+	    2>$(PORTABILITY)/$*.refused
 	touch $@
 
 # The C parts under AddressSanitizer, UBSan and ThreadSanitizer.  The sanitized package lies beside
