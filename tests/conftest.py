@@ -18,12 +18,14 @@ import pytest
 import ferrule
 import ferrule.runtime
 import find_trees
+from engine_suite import why_on_no_engine
 from ferrule._core import backend_uring
 from ferrule._core import ring as ring_core
 from sync_support import STANDARD, World
 
-# Those whose ids the tests have; `make test-backends` names others than uring.
-BACKENDS = tuple(os.environ.get("FERRULE_TEST_BACKENDS", "uring").split(","))
+# `make test-backends` names others than uring; "epoll-2" is epoll with two loop threads.
+CHOSEN = os.environ.get("FERRULE_TEST_BACKENDS")
+ENGINES = tuple((CHOSEN or "uring").split(","))
 SETTLE_SECONDS = 3.0
 # Of live objects: all zero when a run has ended.
 COUNTERS = (
@@ -31,7 +33,7 @@ COUNTERS = (
 )
 
 
-def why_not(backend: Any) -> str | None:
+def why_not(backend: str) -> str | None:
     """The engine's own answer when it cannot be used here."""
     try:
         ferrule.run(lambda: None, backend=backend)
@@ -42,37 +44,81 @@ def why_not(backend: Any) -> str | None:
 
 @pytest.fixture(scope="session")
 def unavailable() -> dict[str, str | None]:
-    return {backend: why_not(backend) for backend in {*BACKENDS, "uring"}}
+    return {backend: why_not(backend) for backend in {name.split("-")[0] for name in ENGINES}}
 
 
-def runner(backend: str, unavailable: dict[str, str | None]) -> Callable[..., Any]:
-    if unavailable[backend]:
+@pytest.fixture(scope="module", autouse=True)
+def engine(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> Iterator[str]:
+    """The engine of all that the test runs, also of the processes that it starts; "" for any."""
+    name = getattr(request, "param", "")
+    backend, _, threads = name.partition("-")
+    if unavailable.get(backend):
         pytest.skip(f"cannot here: {unavailable[backend]}")
+    with pytest.MonkeyPatch.context() as patch:
+        if backend:
+            patch.setenv("FERRULE_BACKEND", backend)
+        if threads:
+            patch.setenv("FERRULE_THREADS", threads)
+        yield name
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if why_on_no_engine(metafunc.module.__name__) is None:
+        metafunc.parametrize("engine", ENGINES, indirect=True, scope="module")
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    return True if CHOSEN and why_on_no_engine(collection_path.stem) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        marker = item.get_closest_marker("one_thread")
+        if marker and engine_of(item).endswith("-2"):
+            item.add_marker(pytest.mark.skip(reason=f"on one loop thread: {marker.args[0]}"))
+
+
+def engine_of(item: pytest.Item) -> str:
+    return str(item.callspec.params.get("engine", "")) if hasattr(item, "callspec") else ""
+
+
+@pytest.fixture
+def run(engine: str) -> Callable[..., Any]:
+    """`ferrule.run`, on one of the engines."""
+    backend, _, threads = engine.partition("-")
+    chosen = {"backend": backend, "threads": int(threads) if threads else None}
 
     def run(main: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        return ferrule.run(main, *args, backend=backend, **options)
+        return ferrule.run(main, *args, **{**chosen, **options})
 
     return run
 
 
-@pytest.fixture(params=BACKENDS)
-def run(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> Callable[..., Any]:
-    """`ferrule.run` on one of the engines."""
-    return runner(request.param, unavailable)
+@pytest.fixture
+def most_looks(engine: str) -> Callable[[float], float]:
+    """Of how many calls the engine may look for news in so many seconds, while fibers run."""
+    return lambda seconds: 2 + (seconds / 20e-6 if engine.startswith(("epoll", "kqueue")) else 0)
 
 
 @pytest.fixture
-def kept_socket_errors(request: pytest.FixtureRequest) -> None:
+def kept_socket_errors(engine: str) -> None:
     """For tests of an error that comes to a socket while a fiber waits for it."""
-    if request.node.callspec.params.get("run") == "kqueue" and sys.platform == "linux":
+    if engine.startswith("kqueue") and sys.platform == "linux":
         pytest.skip("libkqueue takes a socket's error (SO_ERROR) when it reports the end")
 
 
-@pytest.fixture(params=["standard", "os_threads", *BACKENDS])
-def world(request: pytest.FixtureRequest, unavailable: dict[str, str | None]) -> World:
+@pytest.fixture
+def clean_children(engine: str) -> None:
+    """For tests of what a forked child has."""
+    if engine.startswith("kqueue") and sys.platform == "linux":
+        pytest.skip("libkqueue's own descriptors stay open in a forked child")
+
+
+@pytest.fixture(params=["fibers"] if CHOSEN else ["standard", "os_threads", "fibers"])
+def world(request: pytest.FixtureRequest, run: Callable[..., Any]) -> World:
     """The standard library's classes in threads, Ferrule's in threads, and Ferrule's in fibers."""
-    if request.param in BACKENDS:
-        return World(ferrule, runner(request.param, unavailable))
+    if request.param == "fibers":
+        return World(ferrule, run)
     return World(STANDARD if request.param == "standard" else ferrule, None)
 
 
@@ -142,6 +188,7 @@ def leaves_nothing_behind(
 
     def new_and_remembered(*args: Any) -> Any:
         crews.append(new_crew(*args))
+        crews[-1].deals = engine_of(request.node).endswith("-2")
         return crews[-1]
 
     monkeypatch.setattr(ferrule.runtime, "_new_crew", new_and_remembered)

@@ -13,6 +13,7 @@ import pytest
 
 import ferrule
 import ferrule.socket
+from sync_support import await_others
 
 Run = Callable[..., Any]
 
@@ -64,6 +65,8 @@ def settle(rounds: int = 5) -> None:
     """Let every other fiber come to its next wait, and the loop submit it."""
     for _ in range(rounds):
         ferrule.sleep(0.001)
+    if ferrule.current_runtime().threads > 1:
+        await_others()
 
 
 def statistics() -> dict[str, Any]:

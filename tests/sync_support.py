@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import ferrule
+from ferrule._core.scheduler import current_thread_scheduler
 
 PATIENCE = 20.0
 STANDARD = SimpleNamespace(**{**vars(queue), **vars(threading)})
@@ -21,6 +22,42 @@ def settle() -> None:
     """Let every other fiber run until it waits."""
     for _ in range(3):
         ferrule.sleep(0)
+    if ferrule.current_runtime().threads > 1:
+        await_others()
+
+
+def await_others() -> None:
+    """As `settle`, with several loop threads; those that never wait are given a moment."""
+    until = time.monotonic() + 0.1
+    while time.monotonic() < until:
+        before = resting()
+        # What was on its way to another thread has been read after the first of these; and after
+        # the second what those who had just ended then sent.
+        pass_through_every_loop()
+        pass_through_every_loop()
+        if before is not None and before == resting():
+            return
+
+
+def resting() -> list[int] | None:
+    """The other tasks, if all of them wait."""
+    tasks = [task for task in current_thread_scheduler().tasks() if task is not ferrule.current_task()]
+    if all(repr(task).endswith(" waiting>") for task in tasks):
+        return [task.id for task in tasks]
+    return None
+
+
+def pass_through_every_loop() -> None:
+    """What has been sent to any loop thread until now has been read there on return."""
+    schedulers = list(ferrule.current_runtime()._crew.schedulers)
+    passed: list[int] = []
+    for scheduler in schedulers:
+        scheduler.call_soon(lambda: passed.append(1))
+    ferrule.yield_now()
+    until = time.monotonic() + PATIENCE
+    while len(passed) < len(schedulers):
+        assert time.monotonic() < until, "a loop thread hangs"
+        ferrule.sleep(1e-5)  # lets go of the GIL too
 
 
 class OSThread:

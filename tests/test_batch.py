@@ -525,6 +525,7 @@ def test_a_cancelled_wait_leaves_the_operations_and_loses_nothing(run: Run) -> N
     run(main)
 
 
+@pytest.mark.one_thread("the fiber must not run until this one lets it")
 def test_a_wait_that_had_enough_when_it_was_cancelled_returns_it(run: Run) -> None:
     def main() -> None:
         def receive(sock: Any) -> Any:

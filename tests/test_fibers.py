@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -249,17 +250,17 @@ def test_memory_does_not_grow_with_the_number_of_tasks(run: Run) -> None:
     run(main)
 
 
-def test_idle_looks_cost_no_system_call(run: Run) -> None:
+def test_idle_looks_cost_no_system_call(run: Run, most_looks: Callable[[float], float]) -> None:
     def main() -> None:
         def busy() -> None:
             for _ in range(1000):
                 ferrule.yield_now()
 
         task = ferrule.spawn(busy)
-        before = statistics()["enters"]
+        start, before = time.monotonic(), statistics()["enters"]
         for _ in range(1000):
             ferrule.yield_now()
-        assert statistics()["enters"] - before <= 2
+        assert statistics()["enters"] - before <= most_looks(time.monotonic() - start)
         task.join()
 
     run(main)

@@ -19,13 +19,9 @@ import ferrule
 import ferrule.engines
 import ferrule.socket
 from ferrule._core.sockets import SocketCore
-from net_support import drain, fill, tcp_pair, unix_pair
+from net_support import drain, fill, settle, tcp_pair, unix_pair
 
 Run = Callable[..., Any]
-
-
-def settle() -> None:
-    ferrule.sleep(0.005)
 
 
 def enters() -> int:
@@ -268,6 +264,7 @@ def test_the_end_of_a_stream_right_behind_its_data_is_seen(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.usefixtures("kept_socket_errors")
 def test_a_reset_right_behind_the_data_is_seen(run: Run) -> None:
     def main() -> None:
         with tcp_pair() as (client, server):

@@ -313,7 +313,7 @@ def test_primitives_are_usable_across_runs(run: Run) -> None:
     assert [run(main, n) for n in range(3)] == [0, 1, 2]
 
 
-def test_no_system_call_per_hop(run: Run) -> None:
+def test_no_system_call_per_hop(run: Run, most_looks: Callable[[float], float]) -> None:
     def main() -> None:
         there: Queue[int] = Queue(1)
         back: Queue[int] = Queue(1)
@@ -325,11 +325,11 @@ def test_no_system_call_per_hop(run: Run) -> None:
         task = ferrule.spawn(answer)
         ferrule.sleep(0)
         runtime = ferrule.current_runtime()
-        before = runtime.statistics()["enters"]
+        start, before = time.monotonic(), runtime.statistics()["enters"]
         for n in range(1000):
             there.put(n)
             assert back.get() == n
-        assert runtime.statistics()["enters"] - before <= 2
+        assert runtime.statistics()["enters"] - before <= most_looks(time.monotonic() - start)
         task.result()
 
     run(main)

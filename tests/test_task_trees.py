@@ -17,6 +17,7 @@ import pytest
 import ferrule
 import task_tree_model as model
 from net_support import Run
+from sync_support import pass_through_every_loop
 from task_tree_model import Boom, Maker, Program, Record, described, mark, outcome, outcomes
 
 LONG = os.environ.get("FERRULE_SOAK") == "long"
@@ -75,7 +76,7 @@ class Real:
             # What was on its way to another thread has been read after the first of these; and
             # after the second what those who had just ended then sent.
             for _ in range(2 if self.threads > 1 else 1):
-                self.pass_through_every_loop(until)
+                pass_through_every_loop()
             if before is not None and before == self.quiet_state():
                 return
             assert time.monotonic() < until, "the tasks never came to rest"
@@ -94,16 +95,6 @@ class Real:
         group = self.groups.get(name, "")
         limit = self.limits.get(group)
         return limit is not None and len(self.started[group]) >= limit
-
-    def pass_through_every_loop(self, until: float) -> None:
-        schedulers = list(ferrule.current_runtime()._crew.schedulers)
-        passed: list[int] = []
-        for scheduler in schedulers:
-            scheduler.call_soon(lambda: passed.append(1))
-        ferrule.yield_now()
-        while len(passed) < len(schedulers):
-            assert time.monotonic() < until, "a loop thread hangs"
-            ferrule.sleep(1e-5)  # lets go of the GIL too
 
     # -- tasks and statements --
 

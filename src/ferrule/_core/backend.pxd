@@ -14,6 +14,7 @@ cdef class Backend:
     cdef uint32_t buffer_size    # ... with so many bytes
     cdef uint32_t direct_sends   # with more in flight than this, sends are better queued
     cdef readonly uint64_t enters, sqes, cqes, wakes
+    cdef readonly uint64_t to_workers, to_waiters  # operations that went to threads
 
     # Called once, on the thread that will poll.  OSError: the system refuses.
     cdef int open(self) except -1

@@ -212,6 +212,8 @@ cdef class ReadinessBackend(WorkerBackend):
         if err == -EPERM:  # a file: its attempt said that it would have to wait for the disk
             o.traits |= OP_ON_DISK
             self.start_in_thread(o)
+        elif err == -EOPNOTSUPP:
+            self.start_in_thread(o)
         elif err < 0:
             self.complete(o, err)
         else:

@@ -54,6 +54,7 @@ cdef class WorkerBackend(Backend):
     cdef int close_workers(self) except -1
     cdef pool *_pool_of(self, op *o) noexcept
     cdef int _receive_in_thread(self, op *o) noexcept
+    cdef void _note_thread(self, op *o, pool *p) noexcept
     cdef void _make_payload(self, op *o) noexcept
     cdef int _reap_pool(self, pool *p) noexcept
     cdef void _forget_interrupt(self, op *o) noexcept

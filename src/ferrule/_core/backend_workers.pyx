@@ -76,22 +76,29 @@ cdef class WorkerBackend(Backend):
         return &self.waiters if waits else &self.workers
 
     cdef void start_in_thread(self, op *o) noexcept:
+        cdef pool *p = self._pool_of(o)
         cdef int err = self._receive_in_thread(o)
         if err == 0:
-            err = pool_submit(self._pool_of(o), o)
+            err = pool_submit(p, o)
         if err < 0:
             self._make_payload(o)
             self.complete(o, err)
             return
+        self._note_thread(o, p)
+
+    cdef void _note_thread(self, op *o, pool *p) noexcept:
         o.traits |= OP_IN_THREAD
         self.in_threads += 1
+        if p == &self.waiters:
+            self.to_waiters += 1
+        else:
+            self.to_workers += 1
 
     cdef bint offer_to_thread(self, op *o, uint32_t most) noexcept:
         if self._receive_in_thread(o) < 0 or pool_offer(&self.waiters, o, most) < 0:
             self._make_payload(o)
             return False
-        o.traits |= OP_IN_THREAD
-        self.in_threads += 1
+        self._note_thread(o, &self.waiters)
         return True
 
     # A buffer that the engine provides is, for a thread, one that the operation has from here on.

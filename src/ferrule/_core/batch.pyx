@@ -226,7 +226,7 @@ cdef class Completion(Receiver):
     cdef int64_t planned_fault(self) noexcept:
         cdef op *o = &self.slot.o
         cdef int64_t result = -EINTR
-        if self.home.faults is None:
+        if self.home.crew.faults is None:
             return 0
         while result == -EINTR:
             result = self.home.inject(o.kind, &o.len)

@@ -97,7 +97,7 @@ cdef int raise_path_error(int64_t result, object path, object path2=None) except
 
 
 cdef int64_t inject(Scheduler s, int kind, uint64_t *n) except? -4096:
-    return s.inject(kind, n) if s.faults is not None else 0
+    return s.inject(kind, n) if s.crew.faults is not None else 0
 
 
 cdef int keep_object(Slot *slot, object owner) except -1:
@@ -703,7 +703,7 @@ cdef class Handle(Descriptor):
         # Not from the collector, a signal handler, a callback of the loop or after the run; and
         # not while faults are planned: the descriptor must be closed even if the close "fails".
         return (s is not None and not self.finalizing and not s.dead and not s.closed
-                and s.faults is None and s.current is not None and not s.in_tick
+                and s.crew.faults is None and s.current is not None and not s.in_tick
                 and not s.current.no_switch)
 
     def close(self):

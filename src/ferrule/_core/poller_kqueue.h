@@ -3,10 +3,10 @@
  * One-shot registrations, keyed by descriptor and filter.  Each is made by a call of its own: put
  * off to the next wait, a change might meet a number that has been closed and given to another file.
  *
- * libkqueue 2.3 differs, each tried: see the end of this file, and
+ * libkqueue 2.3 differs (tests/libkqueue tries each): see the end of this file, and
  *   - errno may be an older call's, so errors are read from receipts;
- *   - a registration outlives its descriptor, and the next one of that number fails: it is deleted
- *     and made again.
+ *   - a registration outlives its descriptor, and the next one of that number fails or, made with the
+ *     same filter, does nothing: it is deleted and made again.
  */
 #ifndef FERRULE_POLLER_KQUEUE_H
 #define FERRULE_POLLER_KQUEUE_H
@@ -55,11 +55,9 @@ static inline int poller_change(struct poller *p, uintptr_t ident, int filter, i
 
 /* It has one filter per descriptor, so waits for room to write have a copy of theirs. */
 
-static inline int poller_retry_add(struct poller *p, int ident, int filter, int fd) {
-    int err = poller_change(p, (uintptr_t)ident, filter, EV_ADD | EV_ONESHOT, 0, fd);
-    if (!err) return 0;
+static inline int poller_replace(struct poller *p, int ident, int filter, int fd) {
     poller_change(p, (uintptr_t)ident, filter, EV_DELETE, 0, fd);
-    err = poller_change(p, (uintptr_t)ident, filter, EV_ADD | EV_ONESHOT, 0, fd);
+    int err = poller_change(p, (uintptr_t)ident, filter, EV_ADD | EV_ONESHOT, 0, fd);
     return err == -EFAULT || err == -ENOENT ? -EBADF : err;
 }
 
@@ -86,13 +84,16 @@ static inline int poller_make_copy(struct poller *p, int fd) {
 }
 
 static inline int poller_add(struct poller *p, int fd, int filter) {
-    if (filter == EVFILT_READ) return poller_retry_add(p, fd, filter, fd);
+    if (filter == EVFILT_READ) return poller_replace(p, fd, filter, fd);
     pthread_mutex_lock(&p->guard);
     int copy = poller_make_copy(p, fd);
-    int err = copy < 0 ? copy : poller_retry_add(p, copy, filter, fd);
+    int err = copy < 0 ? copy : poller_replace(p, copy, filter, fd);
     pthread_mutex_unlock(&p->guard);
     return err;
 }
+
+/* It reports no eventfd and the like, which have no type here. */
+static inline int poller_has_filter(mode_t mode) { return (mode & S_IFMT) != 0; }
 
 static inline void poller_reported(struct poller *p, int fd, int filter) {
     if (filter == EVFILT_READ) return;
@@ -125,6 +126,7 @@ static inline void poller_end(struct poller *p) {
 static inline int poller_add(struct poller *p, int fd, int filter) {
     return poller_change(p, (uintptr_t)fd, filter, EV_ADD | EV_ONESHOT, 0, fd);
 }
+static inline int poller_has_filter(mode_t mode) { return 1; }
 static inline void poller_reported(struct poller *p, int fd, int filter) {}
 static inline void poller_delete(struct poller *p, int fd) {
     poller_change(p, (uintptr_t)fd, EVFILT_READ, EV_DELETE, 0, fd);
@@ -135,13 +137,15 @@ static inline void poller_end(struct poller *p) {}
 
 #endif
 
-/* -EPERM: no filter tells of these events, or of a file, which is always ready for poll(2). */
+/* -EPERM: no filter tells of these events, or of a file, which is always ready for poll(2).
+ * -EOPNOTSUPP: none tells of this kind of descriptor, though it is not always ready. */
 static inline int poller_arm(struct poller *p, int fd, int events, int how) {
     struct stat s;
     if (!(events & (POLLIN | POLLOUT)) || events & ~(POLLIN | POLLOUT | POLLHUP | POLLERR))
         return -EPERM;
     if (fstat(fd, &s) < 0) return -errno;
     if (S_ISREG(s.st_mode) || S_ISDIR(s.st_mode)) return -EPERM;
+    if (!poller_has_filter(s.st_mode)) return -EOPNOTSUPP;
     int err = 0;
     if (events & POLLIN) err = poller_add(p, fd, EVFILT_READ);
     if (!err && events & POLLOUT) err = poller_add(p, fd, EVFILT_WRITE);

@@ -216,11 +216,15 @@ cdef class Crew:
     cdef idle_set idle
     cdef bint starting                   # a thread is being started
     cdef bint no_more                    # of them can be had: the others go on alone
+    cdef public bint deals               # for tests: gives new tasks to the threads in turn
+    cdef uint32_t dealt
+    cdef dict faults                     # for tests: by operation, on whichever thread it comes
     cdef int enter_task(self, Task task) except -1
     cdef int enter_group(self, Task task, GroupScope group) except -1
     cdef int stop_if_done(self) except -1
     cdef int root_fails(self, exc) except -1
     cdef int task_waits(self) except -1
+    cdef int deal(self, Task task) except -1
     cdef int _add_thread(self) except -1
     cdef int join_threads(self) except -1
     cdef bint has_work(self) except -1
@@ -265,7 +269,6 @@ cdef class Scheduler:
     cdef unsigned long thread_id
     cdef readonly uint64_t switches, ticks, spawned, steals, overflows
     cdef readonly uint32_t leaked
-    cdef dict faults
     cdef char *scratch           # SCRATCH_SIZE bytes, once somebody needed them
     cdef object bulk_turns       # of files.pyx: who may move much data
 

@@ -89,6 +89,7 @@ class Task(Generic[_T_co]):
 @final
 class Crew:
     runtime: Any
+    deals: bool
     def __init__(
         self, new_backend: Callable[[], Backend], size: int, max_fibers: int | None
     ) -> None: ...

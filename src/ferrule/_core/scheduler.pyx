@@ -1813,6 +1813,8 @@ cdef class Scheduler:
         """Queue a new task; this thread's, whoever made it."""
         if self.crew.size == 1:
             return self.make_ready(task)
+        if self.crew.deals:
+            return self.crew.deal(task)
         return self._offer(task)
 
     # ---- new tasks, with several threads ----
@@ -1962,7 +1964,7 @@ cdef class Scheduler:
         while True:
             if cancellable and me.scope.effective:
                 raise Cancelled("the scope was cancelled")
-            if self.faults is not None:
+            if self.crew.faults is not None:
                 result = self.inject(o.kind, &o.len)
                 if result == -EINTR and o.kind != OP_CLOSE:
                     continue
@@ -2005,17 +2007,17 @@ cdef class Scheduler:
             raise ValueError("nth counts from 1; give either error= or shorten_to=")
         if shorten_to is not None and not op_rows[k].can_be_short:
             raise ValueError(f"{kind} cannot come short")
-        if self.faults is None:
-            self.faults = {}
-        self.faults.setdefault(k, []).append([nth, error, shorten_to])
+        if self.crew.faults is None:
+            self.crew.faults = {}
+        self.crew.faults.setdefault(k, []).append([nth, error, shorten_to])
 
     def forget_faults(self):
         """Take back what was planned and has not happened."""
-        self.faults = None
+        self.crew.faults = None
 
     cdef int64_t inject(self, int kind, uint64_t *length) except? -4096:
         cdef int64_t result = 0
-        planned = self.faults.get(kind)
+        planned = self.crew.faults.get(kind)
         if not planned:
             return 0
         for fault in list(planned):
@@ -2041,8 +2043,9 @@ cdef class Scheduler:
             "slots_in_use": self.table.in_use, "operations_in_flight": self.backend.in_flight,
             "timers": self.heap.count, "spawned": self.spawned, "switches": self.switches,
             "ticks": self.ticks, "enters": self.backend.enters, "sqes": self.backend.sqes,
-            "cqes": self.backend.cqes, "wakes": self.backend.wakes, "steals": self.steals,
-            "overflows": self.overflows, "leaked": self.leaked,
+            "cqes": self.backend.cqes, "wakes": self.backend.wakes,
+            "to_workers": self.backend.to_workers, "to_waiters": self.backend.to_waiters,
+            "steals": self.steals, "overflows": self.overflows, "leaked": self.leaked,
         }
 
     @property

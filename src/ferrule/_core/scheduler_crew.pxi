@@ -110,6 +110,17 @@ cdef class Crew:
             self._add_thread()
         return 0
 
+    cdef int deal(self, Task task) except -1:
+        """Give a new task to the thread whose turn it is: tests leave no chance in it."""
+        if len(self.schedulers) < self.size and not self.no_more:
+            self._add_thread()
+        self.dealt += 1
+        cdef Scheduler s = self.schedulers[self.dealt % len(self.schedulers)]
+        if s.closed:
+            s = self.schedulers[0]
+        task.scheduler = task.home = s
+        return wake(task)
+
     cdef int _add_thread(self) except -1:
         """Start one more thread, unless one is being started, which will look for work itself."""
         cdef Scheduler s = None

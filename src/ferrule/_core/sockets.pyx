@@ -241,7 +241,7 @@ cdef class SocketCore(Descriptor):
         cdef int64_t result
         cdef uint64_t length = min(bufsize, SCRATCH_SIZE)
         while True:
-            result = s.inject(OP_RECV, &length) if s.faults is not None else 0
+            result = s.inject(OP_RECV, &length) if s.crew.faults is not None else 0
             if result == 0:
                 result = op_try_recv(self.fd, s.scratch_space(), length, flags)
             if result >= 0:
@@ -329,7 +329,7 @@ cdef class SocketCore(Descriptor):
         cdef int64_t result
         cdef uint64_t length = slot.o.len
         while True:
-            result = s.inject(OP_RECV, &length) if s.faults is not None else 0
+            result = s.inject(OP_RECV, &length) if s.crew.faults is not None else 0
             if result == 0:
                 result = op_try_recv(self.fd, slot.o.addr, length, flags)
             if result != -EINTR:
@@ -445,7 +445,7 @@ cdef class SocketCore(Descriptor):
         while True:
             self.check_open()
             result = -EAGAIN
-            if s.faults is None and (rest <= COPIED_FILE or <int64_t>length <= COPIED_FILE):
+            if s.crew.faults is None and (rest <= COPIED_FILE or <int64_t>length <= COPIED_FILE):
                 result = op_try_read(fd, s.scratch_space(), min(length, COPIED_FILE), offset)
                 if result == 0:
                     return 0
@@ -477,7 +477,7 @@ cdef class SocketCore(Descriptor):
         cdef uint64_t length = slot.o.len
         cdef bint waits = self.timeout_ns != 0 and not slot.o.flags & MSG_DONTWAIT
         if s.backend.in_flight <= s.backend.direct_sends or not waits:
-            result = s.inject(OP_SEND, &length) if s.faults is not None else 0
+            result = s.inject(OP_SEND, &length) if s.crew.faults is not None else 0
             if result == 0:
                 result = op_try_send(self.fd, slot.o.addr, length, slot.o.flags)
             if result >= 0:
@@ -612,7 +612,7 @@ cdef class SocketCore(Descriptor):
         self.check_open()
         if length == 0:
             return 0
-        if s.faults is not None:
+        if s.crew.faults is not None:
             result = s.inject(OP_SEND, &length)
         if result == 0:
             result = op_try_send(self.fd, &view[0], length, 0)
@@ -661,7 +661,7 @@ cdef class SocketCore(Descriptor):
         cdef int64_t result
         cdef uint64_t unused = 0
         while True:
-            result = s.inject(OP_ACCEPT, &unused) if s.faults is not None else 0
+            result = s.inject(OP_ACCEPT, &unused) if s.crew.faults is not None else 0
             if result == 0:
                 result = op_try_accept(&slot.o)
             if result == -EAGAIN and self.timeout_ns == 0:
@@ -691,7 +691,7 @@ cdef class SocketCore(Descriptor):
         cdef int err
         s.about_to_wait()
         self.check_open()
-        if s.faults is not None:
+        if s.crew.faults is not None:
             result = s.inject(OP_CONNECT, &unused)
             if result < 0 and result != -EINTR:
                 return -result
@@ -758,7 +758,7 @@ cdef class SocketCore(Descriptor):
         cdef int64_t result
         cdef uint64_t unused = 0
         while True:
-            result = s.inject(kind, &unused) if s.faults is not None else 0
+            result = s.inject(kind, &unused) if s.crew.faults is not None else 0
             if result == -EINTR:
                 continue
             try:
