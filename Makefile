@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build/dev
 BENCH_VENV := .venv-bench
+comma := ,
 WALK_PEERS_SCRIPT := ../shared/deps/walk-peers.sh
 SANITIZED := build/sanitize
 SANITIZE_FLAGS := -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
@@ -70,14 +71,12 @@ test-builds: build
 	$(MAKE) test-portability
 	$(MAKE) sanitize
 
-# What comes down to an engine, on each of the others; the rest is tested once, on uring.  The tests'
-# ids name the engine.
-BACKENDS := epoll,threads
-BACKEND_TESTS := $(patsubst %,tests/test_%.py,readiness socket socket_cancel socket_faults udp unix \
-    connect_tcp serve_tcp batch files open fs file_faults file_locks time runtime deadlock cancel)
+# The behaviour suite on each of the other engines; tests/engine_suite.py says what is left out, and
+# why.  The tests' ids name the engine.
+BACKENDS := epoll,threads$(if $(KQUEUE_OPTION),$(comma)kqueue)
 
 test-backends: build
-	FERRULE_TEST_BACKENDS=$(BACKENDS) $(BIN)/python -m pytest -q $(BACKEND_TESTS)
+	FERRULE_TEST_BACKENDS=$(BACKENDS) $(BIN)/python -m pytest -q tests
 
 # What tasks, groups, scopes and the synchronisation classes are made of, without the GIL: on one
 # loop thread, and what tests/test_threads.py does with several.
@@ -239,6 +238,7 @@ $(BENCH_VENV)/.ferrule: $(VENV)/.built $(BENCH_VENV)/.peers
 
 soak: build
 	FERRULE_SOAK=long $(BIN)/python -m pytest tests -k "soak or fuzz" $(PYTEST_ARGS)
+	FERRULE_SOAK=long FERRULE_TEST_BACKENDS=$(BACKENDS) $(BIN)/python -m pytest -q tests $(PYTEST_ARGS)
 
 clean:
 	rm -rf build $(VENV) $(BENCH_VENV)

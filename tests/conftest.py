@@ -18,7 +18,7 @@ import pytest
 import ferrule
 import ferrule.runtime
 import find_trees
-from engine_suite import why_on_no_engine
+from engine_suite import BY_SOAK, reason_for, why_on_no_engine
 from ferrule._core import backend_uring
 from ferrule._core import ring as ring_core
 from sync_support import STANDARD, World
@@ -67,8 +67,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("engine", ENGINES, indirect=True, scope="module")
 
 
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    return True if CHOSEN and why_on_no_engine(collection_path.stem) else None
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if not CHOSEN or str(collection_path) in {str(Path(arg).resolve()) for arg in config.args}:
+        return None
+    module = collection_path.stem
+    later = os.environ.get("FERRULE_SOAK") != "long" and reason_for(module, BY_SOAK)
+    return True if later or why_on_no_engine(module) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,10 +26,36 @@ ON_NO_ENGINE = {
     "test_ioqueue_operations": "the I/O queue alone, which needs no runtime",
 }
 
+# On other engines than uring only by `make soak`: what stands above the engines, and takes long.
+BY_SOAK = {
+    "test_examples": "whole programs, in processes of their own",
+    "test_demo": "whole programs, in processes of their own",
+    "test_serve": "a whole program; its parts are sockets and files",
+    "test_serve_security": "a whole program, and its time limits",
+    "test_static_files": "a part of that program",
+    "test_file_tree": "a part of that program",
+    "test_inspect": "pictures of tasks",
+    "test_watchdog": "pictures of tasks",
+    "test_task_trees": "random programs of tasks, without I/O",
+    "test_soak": "long by intent",
+    "test_walk*": "walks, whose only operation is one poll",
+    "test_ioqueue*": "the queue, whose only operation is one poll",
+    "test_threads": "several loop threads, whatever they wait in",
+    "test_misuse": "mistakes, found before an engine is asked",
+    "test_map": "made of groups and queues",
+    "test_executor": "made of groups and queues",
+    "test_local": "storage of tasks",
+    "test_context": "storage of tasks",
+}
+
 
 def why_on_no_engine(module: str) -> str | None:
     """Why the tests of a module do not run on one engine after another; None: they do."""
-    for pattern, reason in ON_NO_ENGINE.items():
+    return reason_for(module, ON_NO_ENGINE)
+
+
+def reason_for(module: str, reasons: dict[str, str]) -> str | None:
+    for pattern, reason in reasons.items():
         if fnmatch(module, pattern):
             return reason
     return None

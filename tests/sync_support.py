@@ -41,7 +41,8 @@ def await_others() -> None:
 
 def resting() -> list[int] | None:
     """The other tasks, if all of them wait."""
-    tasks = [task for task in current_thread_scheduler().tasks() if task is not ferrule.current_task()]
+    me = ferrule.current_task()
+    tasks = [task for task in current_thread_scheduler().tasks() if task is not me]
     if all(repr(task).endswith(" waiting>") for task in tasks):
         return [task.id for task in tasks]
     return None

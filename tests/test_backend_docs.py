@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from pathlib import Path
 
+from engine_suite import BY_SOAK, ON_NO_ENGINE
 from ferrule.engines import ENGINES
 
 ROOT = Path(__file__).parent.parent
@@ -31,3 +33,9 @@ def test_the_table_has_a_filled_cell_for_every_engine() -> None:
     for operation, cells in rows.items():
         assert len(cells) == len(engines), operation
         assert all(cells), operation
+
+
+def test_what_is_left_out_on_other_engines_exists() -> None:
+    modules = [path.stem for path in (ROOT / "tests").glob("test_*.py")]
+    for pattern in (*ON_NO_ENGINE, *BY_SOAK):
+        assert fnmatch.filter(modules, pattern), f"engine_suite.py names {pattern}, which is not"
