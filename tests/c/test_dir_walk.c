@@ -1,6 +1,7 @@
 /* dir_walk.h: every entry once, whoever reads and however few descriptors there are; ended at any
  * time; and a directory that hangs.
  */
+#define _GNU_SOURCE
 #include "walk_parts.h"
 
 #include <errno.h>
