@@ -191,9 +191,10 @@ def leaves_nothing_behind(
     new_crew = ferrule.runtime._new_crew
 
     def new_and_remembered(*args: Any) -> Any:
-        crews.append(new_crew(*args))
-        crews[-1].deals = engine_of(request.node).endswith("-2")
-        return crews[-1]
+        crew = new_crew(*args)
+        crew.deals = engine_of(request.node).endswith("-2")
+        crews.append(crew)  # several threads come here at a time
+        return crew
 
     monkeypatch.setattr(ferrule.runtime, "_new_crew", new_and_remembered)
     fds, threads = open_fds(), os_threads()
