@@ -293,6 +293,7 @@ class Model:
             for plan in self.program.cancels, self.program.deadlines:
                 for name in plan.get(tick, ()):
                     self.cancel(name)
+                    self.go_on_meanwhile()
             # Who is cancelled now hears that, also if it waits for this very tick.
             self.notice()
             if self.threads:
@@ -300,6 +301,11 @@ class Model:
             self.tick = tick
             self.settle()
         return outcome(self.records)
+
+    def go_on_meanwhile(self) -> None:
+        """With several threads the tasks go on between two steps of the driver."""
+        while self.threads and self.order.random() < 0.9 and self.notice():
+            self.step(*self.ready.pop(self.order.randrange(len(self.ready))))
 
     def start(self, name: str, group: ModelGroup | None, body: tuple[Any, ...]) -> ModelTask:
         task = ModelTask(name, group, lambda task: self.work(task, body))
