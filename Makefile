@@ -172,10 +172,11 @@ $(SANITIZED)/.built: $(VENV)/.deps $(SOURCES) Makefile
 	PATH="$(CURDIR)/$(BIN):$$PATH" meson install --quiet --no-rebuild -C $(SANITIZED)/meson
 	touch $@
 
-C_PARTS := $(wildcard src/ferrule/_core/*.[ch] tests/c/*.h)
+C_FOLDERS := $(wildcard src/ferrule/_core/*/)
+C_PARTS := $(wildcard $(addsuffix *.[ch],$(C_FOLDERS)) tests/c/*.h)
 C_SOURCES := $(filter src/%.c,$(C_PARTS))
 COMPILE_C = mkdir -p $(@D) && $(CC) -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter \
-    -Wno-missing-field-initializers $(SANITIZE_FLAGS) -Isrc/ferrule/_core -pthread
+    -Wno-missing-field-initializers $(SANITIZE_FLAGS) $(addprefix -I,$(C_FOLDERS)) -pthread
 
 ADDRESS := -fsanitize=address,undefined $(EXTRA_CHECKS)
 THREAD := -fsanitize=thread

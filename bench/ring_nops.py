@@ -195,7 +195,7 @@ PEERS.add(C)(lambda options: None)
 def measure(benchmark: Benchmark, case: Case, peer: str, settings: Settings) -> Sample:
     if peer != C:
         return run_child(benchmark, case, peer, settings, [SERVER_CPU])
-    program = compiled("ring_nops.c", *(ROOT / "src/ferrule/_core" / name for name in HEADERS))
+    program = compiled("ring_nops.c", *(ROOT / "src/ferrule/_core/ring" / name for name in HEADERS))
     command = [str(program), str(case.options["batch"]), str(SECONDS), hex(FLAGS)]
     return {"value": float(output_of(command, [SERVER_CPU], timeout=60))}
 

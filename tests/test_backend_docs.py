@@ -11,7 +11,7 @@ from ferrule.engines import ENGINES
 
 ROOT = Path(__file__).parent.parent
 OPERATIONS = re.findall(
-    r'\[OP_\w+\] = \{"(\w+)"', (ROOT / "src/ferrule/_core/operation.c").read_text()
+    r'\[OP_\w+\] = \{"(\w+)"', (ROOT / "src/ferrule/_core/operations/operation.c").read_text()
 )
 
 

@@ -16,7 +16,7 @@ IMPORTS = re.compile(r"^\s*(?:from|import|cimport)\s+(ferrule(?:\.\w+)*)", re.MU
 
 def imported_by(module: str) -> set[str]:
     """The dotted names under ferrule that a compiled module's sources import."""
-    sources = [path for path in CORE.glob(f"{module}*.p[yx][xdi]") if path.is_file()]
+    sources = [path for path in CORE.rglob(f"{module}*.p[yx][xdi]") if path.is_file()]
     own = [path for path in sources if path.stem == module or path.suffix == ".pxi"]
     return {name for path in own for name in IMPORTS.findall(path.read_text())}
 

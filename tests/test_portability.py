@@ -27,13 +27,18 @@ LINUX_ONLY = {"operation_linux.c", "operation_uring.c", "operation_uring.h", "io
 LINUX_MODULES = {"ring", "backend_uring", "backend_epoll"}
 
 
+def source(name: str) -> str:
+    [path] = CORE.rglob(name)
+    return path.read_text()
+
+
 def without_conditional_parts(text: str) -> str:
     return re.sub(r"#ifdef __linux__.*?#(else|endif)", "", text, flags=re.DOTALL)
 
 
 def portable_files() -> list[str]:
     return sorted(
-        path.name for path in CORE.iterdir()
+        path.name for path in CORE.rglob("*")
         if path.suffix in (".c", ".h", ".pyx", ".pxi", ".pxd")
         and path.name not in LINUX_ONLY and not path.name.startswith("ring")
     )
@@ -41,7 +46,7 @@ def portable_files() -> list[str]:
 
 @pytest.mark.parametrize("name", portable_files())
 def test_no_header_of_linux_is_included_outside_its_files(name: str) -> None:
-    text = without_conditional_parts((CORE / name).read_text())
+    text = without_conditional_parts(source(name))
     assert not (found := OF_LINUX.search(text)), f"{name} includes {found[0]}"
 
 
@@ -180,11 +185,11 @@ def test_what_is_written_in_python_needs_no_name_that_only_linux_has(
 
 def test_both_kinds_of_system_make_the_same_attempts_in_their_own_way() -> None:
     declared = set(
-        re.findall(r"int64_t (system_\w+)\(", (CORE / "operation_system.h").read_text())
+        re.findall(r"int64_t (system_\w+)\(", source("operation_system.h"))
     )
     assert declared
     for names in (["operation_linux.c"], ["operation_bsd.c", "entries_bsd.c"]):
-        text = "".join((CORE / name).read_text() for name in names)
+        text = "".join(source(name) for name in names)
         assert set(re.findall(r"^int64_t (system_\w+)\(", text, re.MULTILINE)) == declared, names
 
 

@@ -61,7 +61,8 @@ def outcome(process: Any, path: Path, seconds: float) -> Counter[str]:
 
 def seed_of_sources() -> int:
     root = FUZZER.parent.parent
-    files = [*root.glob("src/ferrule/_core/ring*"), *root.glob("tests/ring_*.py")]
+    core = root / "src" / "ferrule" / "_core"
+    files = [*core.glob("ring.*"), *core.glob("ring/*"), *root.glob("tests/ring_*.py")]
     return zlib.crc32(b"".join(path.read_bytes() for path in sorted(files))) >> 2
 
 

@@ -46,7 +46,7 @@ ELSEWHERE = {
 def sources() -> dict[str, str]:
     """The text of each method that prepares or registers, by name."""
     found = {}
-    for path in sorted((ROOT / "src/ferrule/_core").glob("ring*.p[xy]*")):
+    for path in sorted((ROOT / "src/ferrule/_core").rglob("ring*.p[xy]*")):
         if path.suffix == ".pyi" or path.name in OTHERS:
             continue
         parts = re.split(r"(?m)^    (?=(?:cp?def|def) )", path.read_text())

@@ -1,11 +1,11 @@
-/* The ceiling: NOPs through src/ferrule/_core/ring.h with nothing above it.
+/* The ceiling: NOPs through src/ferrule/_core/ring/ring.h with nothing above it.
  * ring_nops BATCH SECONDS FLAGS prints NOPs per second. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
-#include "../../src/ferrule/_core/ring.h"
+#include "../../src/ferrule/_core/ring/ring.h"
 
 enum { TURNS = 64 }; /* batches between two looks at the clock */
 

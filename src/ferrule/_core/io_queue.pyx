@@ -36,9 +36,9 @@ import typing
 import warnings
 import weakref
 
-include "io_queue_abi.pxi"
-include "io_queue_fill.pxi"
-include "io_queue_values.pxi"
+include "queue/io_queue_abi.pxi"
+include "queue/io_queue_fill.pxi"
+include "queue/io_queue_values.pxi"
 
 
 class QueueFull(BlockingIOError):
@@ -760,7 +760,7 @@ def _after_fork_in_child():
         queue._abandon()
 
 
-include "io_queue_bulk.pxi"
+include "queue/io_queue_bulk.pxi"
 
 
 def _close_all():

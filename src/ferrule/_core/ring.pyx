@@ -33,7 +33,7 @@ import resource
 import sys
 from typing import NamedTuple
 
-include "ring_abi.pxi"
+include "ring/ring_abi.pxi"
 
 cdef enum:
     CHUNK_SHIFT = 6
@@ -97,22 +97,22 @@ cdef class RegisteredBuffer
 cdef class BufferPool
 cdef class FileTable
 
-include "ring_kernel.pxi"
-include "ring_sockaddr.pxi"
-include "ring_completion.pxi"
-include "ring_operation.pxi"
-include "ring_prep_core.pxi"
-include "ring_prep_files.pxi"
-include "ring_prep_sockets.pxi"
-include "ring_prep_system.pxi"
-include "ring_sqe.pxi"
-include "ring_tables.pxi"
-include "ring_pools.pxi"
-include "ring_register.pxi"
-include "ring_buffers.pxi"
-include "ring_batch.pxi"
-include "ring_setup.pxi"
-include "ring_wait.pxi"
+include "ring/ring_kernel.pxi"
+include "ring/ring_sockaddr.pxi"
+include "ring/ring_completion.pxi"
+include "ring/ring_operation.pxi"
+include "ring/ring_prep_core.pxi"
+include "ring/ring_prep_files.pxi"
+include "ring/ring_prep_sockets.pxi"
+include "ring/ring_prep_system.pxi"
+include "ring/ring_sqe.pxi"
+include "ring/ring_tables.pxi"
+include "ring/ring_pools.pxi"
+include "ring/ring_register.pxi"
+include "ring/ring_buffers.pxi"
+include "ring/ring_batch.pxi"
+include "ring/ring_setup.pxi"
+include "ring/ring_wait.pxi"
 
 
 # Of a zero-copy send that its chain cancelled, Linux (6.18) notifies although the completion did
