@@ -213,12 +213,13 @@ def leaves_nothing_behind(
 def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run Python source in a process of its own: for signals, forks and refusals."""
 
-    def run_script(source: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run_script(
+        source: str, *args: str, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         path = tmp_path / "script.py"
         path.write_text(source)
-        return subprocess.run(
-            [sys.executable, str(path)], capture_output=True, text=True, timeout=60, **options
-        )
+        command = [sys.executable, str(path), *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
     return run_script
 

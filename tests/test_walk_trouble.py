@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import platform
 import resource
 import threading
 import time
@@ -379,6 +380,31 @@ def test_a_few_descriptors_are_enough(
     walk = ferrule.walk(tree, order=order, threads=threads, max_open_directories=1000)
     found = sorted(entry.path for entry in walk)
     assert len(found) == 8 + 8 * 4 * 2
+
+
+SIZE_OF_TABLE = """
+import pathlib, sys, threading
+import ferrule
+
+def size():
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.partition("FDSize:")[2].split()[0])
+
+if sys.argv[1:]:
+    threading.Thread(target=lambda: None).start()
+first = size()
+with ferrule.walk(".", threads=2, max_open_directories=3000) as walk:
+    next(walk)
+    print(first < 3000, size() >= 3000)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc tells about threads")
+@pytest.mark.parametrize(("others", "grows"), [([], True), (["threads"], False)])
+def test_the_table_of_descriptors_grows_before_there_are_threads(
+    run_script: Any, others: list[str], grows: bool
+) -> None:
+    assert run_script(SIZE_OF_TABLE, *others).stdout.split() == ["True", str(grows)]
 
 
 def test_a_walk_without_a_descriptor_to_begin_with_says_so(

@@ -4,6 +4,15 @@
 
 #include <pthread.h>
 #include <time.h>
+#if defined(__has_include)
+#if __has_include(<sys/single_threaded.h>)
+#include <sys/single_threaded.h>
+#define is_single_threaded() __libc_single_threaded
+#endif
+#endif
+#ifndef is_single_threaded
+#define is_single_threaded() 0 /* not known */
+#endif
 
 /* What pthread_cond_timedwait's times are of. */
 #ifdef __APPLE__ /* whose condition variables know no other */

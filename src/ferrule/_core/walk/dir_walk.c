@@ -7,6 +7,8 @@
 
 #include "walk_parts.h"
 
+#define LARGEST_TABLE 4096 /* descriptors that room is made for at once */
+
 /* ---- the consumer ---- */
 
 static void walk_drop(struct walk *k) {
@@ -272,8 +274,17 @@ struct walk *walk_new(const struct walk_config *config, const char *const *roots
     return NULL;
 }
 
+/* Where threads share the table of descriptors Linux waits for all processors (synchronize_rcu, some
+ * 10 ms) each time it doubles the table.  Before there are threads it does not. */
+static void grow_descriptor_table(const struct walk *k) {
+    int wanted = k->config.max_fds < LARGEST_TABLE ? (int)k->config.max_fds : LARGEST_TABLE;
+    int fd = is_single_threaded() ? fcntl(k->wake.fd, F_DUPFD_CLOEXEC, wanted) : -1;
+    if (fd >= 0) close(fd);
+}
+
 int walk_start(struct walk *k) {
     if (!k->config.threads) return 0;
+    grow_descriptor_table(k);
     pthread_mutex_lock(&k->mutex);
     int err = walk_start_worker(k);
     pthread_mutex_unlock(&k->mutex);
