@@ -1,5 +1,6 @@
 /* The least that a walk of one thread costs: openat, getdents64 and close for each directory, in a
- * recursion.  `walk_tree TOP PASSES` prints a line for each pass: seconds, seconds of the
+ * recursion, with a buffer for each depth.  Where ext4 says that it gave the last entry it is not
+ * asked again.  `walk_tree TOP PASSES` prints a line for each pass: seconds, seconds of the
  * processor, entries.
  */
 #define _GNU_SOURCE
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 #define BUFFER 32768
+#define DEEPEST 1000
 
 struct found {
     uint64_t inode;
@@ -24,22 +26,25 @@ struct found {
 
 static uint64_t entries;
 
-static void walk(int fd) {
-    char *buffer = malloc(BUFFER);
+static void walk(int fd, int depth) {
+    static char *buffers[DEEPEST];
+    if (depth == DEEPEST || (!buffers[depth] && !(buffers[depth] = malloc(BUFFER)))) exit(3);
+    char *buffer = buffers[depth];
+    int64_t offset = 0;
     ssize_t n;
-    while (buffer && (n = syscall(SYS_getdents64, fd, buffer, BUFFER)) > 0) {
+    while (offset != INT64_MAX && (n = syscall(SYS_getdents64, fd, buffer, BUFFER)) > 0) {
         for (ssize_t at = 0; at < n;) {
             const struct found *e = (const void *)(buffer + at);
             const char *name = e->name;
             at += e->size;
+            offset = e->offset;
             if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]))) continue;
             entries++;
             if (e->type != DT_DIR) continue;
             int below = openat(fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-            if (below >= 0) walk(below);
+            if (below >= 0) walk(below, depth + 1);
         }
     }
-    free(buffer);
     close(fd);
 }
 
@@ -56,7 +61,7 @@ int main(int argc, char **argv) {
         if (fd < 0) return 1;
         double begin = seconds(CLOCK_MONOTONIC), cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
         entries = 0;
-        walk(fd);
+        walk(fd, 0);
         printf("%.9f %.9f %llu\n", seconds(CLOCK_MONOTONIC) - begin,
                seconds(CLOCK_PROCESS_CPUTIME_ID) - cpu, (unsigned long long)entries);
     }
