@@ -77,6 +77,12 @@ BACKENDS := epoll,threads$(if $(KQUEUE_OPTION),$(comma)kqueue)
 
 test-backends: build
 	FERRULE_TEST_BACKENDS=$(BACKENDS) $(BIN)/python -m pytest -q tests
+	FERRULE_TEST_BACKENDS=$(ON_TWO_THREADS) $(BIN)/python -m pytest -q $(CROSSING_TESTS)
+
+# New tasks go to two loop threads in turn: what fibers of several share of an engine.
+ON_TWO_THREADS := uring-2,epoll-2,threads-2$(if $(KQUEUE_OPTION),$(comma)kqueue-2)
+CROSSING_TESTS := $(patsubst %,tests/test_%.py,readiness socket socket_cancel socket_faults udp unix \
+    connect_tcp serve_tcp fs file_faults file_locks)
 
 # What tasks, groups, scopes and the synchronisation classes are made of, without the GIL: on one
 # loop thread, and what tests/test_threads.py does with several.

@@ -576,6 +576,7 @@ def test_a_sender_cancelled_in_the_queue_passes_the_turn_on(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("the senders stand in the order of their spawning")
 def test_a_sender_cancelled_as_it_gets_the_turn_passes_it_on(run: Run) -> None:
     def main() -> None:
         with unix_pair() as (client, server):

@@ -121,6 +121,7 @@ def test_send_many_sends_every_kind_of_message(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("all three are to be there before the receiver runs")
 def test_recv_many_waits_for_the_first_and_takes_no_more_than_asked(run: Run) -> None:
     def main() -> None:
         sender, receiver = pair()
