@@ -18,7 +18,7 @@ from libc.stdlib cimport free, realloc
 
 from ferrule._core.backend_workers cimport WorkerBackend, waker
 from ferrule._core.operation cimport (
-    OP_CANCEL_SENT, OP_IN_FLIGHT, OP_IN_THREAD, OP_IN_WORKER, OP_MAY_BLOCK, OP_POLL,
+    OP_CANCEL_SENT, OP_IN_FLIGHT, OP_IN_THREAD, OP_IN_WORKER, OP_MAY_BLOCK, OP_ON_DISK, OP_POLL,
     OP_PROVIDED_BUFFER, OP_RECV, OP_RECVMSG, OP_SEND, OP_SENDMSG, op, op_rows,
 )
 
@@ -199,7 +199,7 @@ cdef class ThreadsBackend(WorkerBackend):
         return result
 
     cdef void _let_wait(self, op *o) noexcept:
-        if events_of(o) == 0:
+        if events_of(o) == 0 or o.traits & OP_ON_DISK:
             self.start_in_thread(o)
         elif not self.offer_to_thread(o, self.most_threads):
             append(&self.crowd, o)

@@ -261,6 +261,9 @@ cdef int64_t open_or_notice(Scheduler s, int watched, bytes path, int flags,
     """A second descriptor, 0 if the first one is good now, or -errno."""
     cdef Task me = s.about_to_wait()
     cdef Either either = Either.__new__(Either)
+    cdef int64_t fault = inject(s, OP_OPENAT, NULL)
+    if fault < 0:
+        return fault
     cdef Slot *opening = s.take_slot(OP_OPENAT, dir_fd)
     cdef Slot *noticing = NULL
     try:

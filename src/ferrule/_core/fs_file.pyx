@@ -8,12 +8,12 @@ from libc.stdint cimport int64_t, uint64_t
 
 from ferrule._core.files cimport (
     BulkTurns, CHUNK, EOPNOTSUPP, HERE, Handle, O_TRUNC, POLLIN, POLLOUT, PySys_Audit, SEEK_CUR,
-    SEEK_SET, S_IFREG, checked_offset, checked_size, inject, keep_object, raise_path_error,
+    SEEK_SET, S_IFBLK, S_IFREG, checked_offset, checked_size, inject, keep_object, raise_path_error,
     stat_of_open,
 )
 from ferrule._core.operation cimport (
-    OP_FALLOCATE, OP_FCHMOD, OP_FLOCK, OP_FSYNC, OP_FTRUNCATE, OP_MAY_BLOCK, OP_READV,
-    OP_WRITEV, URING_FSYNC_DATASYNC, iovec, op_try_readv, op_try_writev,
+    OP_FALLOCATE, OP_FCHMOD, OP_FLOCK, OP_FSYNC, OP_FTRUNCATE, OP_MAY_BLOCK, OP_ON_DISK,
+    OP_READV, OP_WRITEV, URING_FSYNC_DATASYNC, iovec, op_try_readv, op_try_writev,
 )
 from ferrule._core.scheduler cimport Scheduler, Slot, current_scheduler, scheduler_or_none
 
@@ -343,6 +343,8 @@ cdef class File(Handle):
             slot.o.addr = v.vectors + v.first
             slot.o.len = count
             slot.o.off = off
+            if self.kind == S_IFREG or self.kind == S_IFBLK:
+                slot.o.traits |= OP_ON_DISK
             if self.kind != S_IFREG and not (
                     self.read_now if kind == OP_READV else self.write_now):
                 slot.o.traits |= OP_MAY_BLOCK

@@ -838,11 +838,9 @@ cdef class SocketCore(Descriptor):
         args = (bufsize, ancbufsize, flags | MSG_DONTWAIT)
         try:
             while len(messages) < n:
-                if messages:
-                    message = self._sock.recvmsg(*args)
-                else:
-                    message = self._repeat(s, OP_RECVMSG, POLLIN, deadline,
-                                           not flags & MSG_DONTWAIT, self._sock.recvmsg, args)
+                message = self._repeat(s, OP_RECVMSG, POLLIN, deadline,
+                                       not messages and not flags & MSG_DONTWAIT,
+                                       self._sock.recvmsg, args)
                 if messages and ends and not message[0] and not message[1]:
                     break  # the end; the next call sees it again
                 messages.append(message)
