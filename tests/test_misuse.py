@@ -257,3 +257,50 @@ def test_a_run_in_a_thread_needs_no_main_thread(run: Run) -> None:
     thread.start()
     thread.join()
     assert results == [5]
+
+
+def test_a_second_run_of_a_runtime_is_refused_and_harms_nothing(run: Run) -> None:
+    runtime = ferrule.Runtime()
+
+    def elsewhere() -> int:
+        with pytest.raises(RuntimeError, match="running in another thread"):
+            runtime.run(int)
+        return runtime.spawn_threadsafe(lambda: 5).result()
+
+    def main() -> int:
+        with pytest.raises(RuntimeError, match="already running in this thread"):
+            runtime.run(int)
+        return ferrule.blocking(elsewhere)
+
+    assert runtime.run(main) == 5
+    with pytest.raises(RuntimeError, match="has ended: make a new one"):
+        runtime.run(int)
+
+
+def test_a_runtime_that_threads_run_at_the_same_moment_runs_once(run: Run) -> None:
+    def race() -> list[object]:
+        runtime = ferrule.Runtime()
+        start = threading.Barrier(4)
+        ends: list[object] = []
+
+        def runs() -> None:
+            start.wait()
+            try:
+                ends.append(runtime.run(ferrule.sleep, 0.001))
+            except RuntimeError as exc:
+                ends.append(str(exc))
+
+        threads = [threading.Thread(target=runs) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return ends
+
+    refusals = {"this runtime is running in another thread",
+                "this runtime has ended: make a new one"}
+    for _ in range(50):
+        ends = race()
+        assert ends.count(None) == 1
+        assert len(ends) == 4
+        assert set(ends) - refusals == {None}

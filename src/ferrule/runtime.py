@@ -140,6 +140,7 @@ class Runtime:
 
     def run(self, main: Callable[[*Ts], T], /, *args: *Ts) -> T:
         """Run ``main(*args)`` as the first fiber; return its result.  See `ferrule.run`."""
+        self._scheduler.claim()  # before anything that a run of another thread has
         with _Interrupts(self._scheduler), _observers(self):
             try:
                 return self._scheduler.run(main, args)

@@ -254,6 +254,7 @@ cdef class Scheduler:
     cdef Py_ssize_t failed_tasks_limit
     cdef int failed_polls        # in a row
     cdef readonly bint dead      # in a forked child
+    cdef bint claimed            # by the thread that runs it, or ran it
     cdef bint closed             # nothing can be posted any more
     cdef bint reachable          # the engine is open, so it can be waked
     cdef bint in_tick, is_main_thread

@@ -1190,17 +1190,31 @@ cdef class Scheduler:
 
     # ---- running ----
 
-    def run(self, fn, tuple args):
-        """Run ``fn(*args)`` as the main task and every task it spawns; return its result."""
-        cdef Crew crew = self.crew
+    def claim(self):
+        """See to it that this thread, and no other, comes to run(); RuntimeError."""
         cdef Scheduler other = scheduler_or_none()
         if other is not None and not other.dead:
             raise RuntimeError("ferrule.run() is already running in this thread: spawn a task")
-        if self.closed:
-            raise RuntimeError("this runtime has ended: make a new one")
-        if self.hub is not None:
+        mutex_lock(&self.wake_guard)
+        cdef bint was_claimed = self.claimed
+        self.claimed = True
+        mutex_unlock(&self.wake_guard)
+        if was_claimed and not self.closed:
             raise RuntimeError("this runtime is running in another thread")
-        self._open()
+        if was_claimed:
+            raise RuntimeError("this runtime has ended: make a new one")
+
+    def run(self, fn, tuple args):
+        """Run ``fn(*args)`` as the main task and every task it spawns; return its result.
+
+        After `claim`.
+        """
+        cdef Crew crew = self.crew
+        try:
+            self._open()
+        except BaseException:
+            self._close_inbox()
+            raise
         try:
             if self.on_open is not None:
                 self.on_open()
