@@ -71,18 +71,18 @@ test-builds: build
 	$(MAKE) test-portability
 	$(MAKE) sanitize
 
-# The behaviour suite on each of the other engines; tests/engine_suite.py says what is left out, and
-# why.  The tests' ids name the engine.
+# The behaviour suite on each of the other engines, and on two loop threads, where new tasks go to one
+# and the other in turn: all of it on io_uring, and what such fibers share of an engine on the others
+# ("make soak": everything on all).  tests/engine_suite.py says what is left out, and why; the tests'
+# ids name the engine.
 BACKENDS := epoll,threads$(if $(KQUEUE_OPTION),$(comma)kqueue)
-
-test-backends: build
-	FERRULE_TEST_BACKENDS=$(BACKENDS) $(BIN)/python -m pytest -q tests
-	FERRULE_TEST_BACKENDS=$(ON_TWO_THREADS) $(BIN)/python -m pytest -q $(CROSSING_TESTS)
-
-# New tasks go to two loop threads in turn: what fibers of several share of an engine.
-ON_TWO_THREADS := uring-2,epoll-2,threads-2$(if $(KQUEUE_OPTION),$(comma)kqueue-2)
+ON_TWO_THREADS := epoll-2,threads-2$(if $(KQUEUE_OPTION),$(comma)kqueue-2)
 CROSSING_TESTS := $(patsubst %,tests/test_%.py,readiness socket socket_cancel socket_faults udp unix \
     connect_tcp serve_tcp fs file_faults file_locks)
+
+test-backends: build
+	FERRULE_TEST_BACKENDS=$(BACKENDS),uring-2 $(BIN)/python -m pytest -q tests
+	FERRULE_TEST_BACKENDS=$(ON_TWO_THREADS) $(BIN)/python -m pytest -q $(CROSSING_TESTS)
 
 # What tasks, groups, scopes and the synchronisation classes are made of, without the GIL: on one
 # loop thread, and what tests/test_threads.py does with several.
@@ -245,7 +245,8 @@ $(BENCH_VENV)/.ferrule: $(VENV)/.built $(BENCH_VENV)/.peers
 
 soak: build
 	FERRULE_SOAK=long $(BIN)/python -m pytest tests -k "soak or fuzz" $(PYTEST_ARGS)
-	FERRULE_SOAK=long FERRULE_TEST_BACKENDS=$(BACKENDS) $(BIN)/python -m pytest -q tests $(PYTEST_ARGS)
+	FERRULE_SOAK=long FERRULE_TEST_BACKENDS=$(BACKENDS),uring-2,$(ON_TWO_THREADS) \
+	    $(BIN)/python -m pytest -q tests $(PYTEST_ARGS)
 
 clean:
 	rm -rf build $(VENV) $(BENCH_VENV)

@@ -135,6 +135,7 @@ def test_a_long_sendall_ends_when_all_was_taken(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_what_is_sent_on_one_socket_keeps_its_order_with_fibers_and_batches(run: Run) -> None:
     def main() -> None:
         with unix_pair() as (one, other), ferrule.Batch() as batch:
@@ -406,6 +407,7 @@ def test_other_fibers_run_while_a_batch_waits(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("fibers of one thread take turns")
 def test_a_loop_over_a_batch_lets_other_fibers_run(run: Run) -> None:
     def main() -> None:
         ticks = 0
@@ -977,6 +979,7 @@ def test_a_completion_is_made_by_no_user() -> None:
         Completion()  # type: ignore[call-arg, unused-ignore]
 
 
+@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_a_deadlock_report_and_inspection_name_what_a_batch_waits_for(run: Run) -> None:
     def main() -> None:
         with unix_pair() as (one, _):

@@ -240,6 +240,7 @@ def test_taking_a_shield_away_wakes_the_waiting_task(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_a_shield_put_up_between_delivery_and_resumption_loses_no_cancellation(run: Run) -> None:
     def main() -> None:
         scope = CancelScope()
@@ -554,6 +555,7 @@ def test_a_task_that_ends_with_a_group_of_cancellations_counts_as_cancelled(run:
     run(main)
 
 
+@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_a_completion_wins_over_a_cancellation_at_the_same_moment(run: Run) -> None:
     def main() -> None:
         queue: ferrule.Queue[str] = ferrule.Queue()
@@ -589,6 +591,7 @@ def test_a_cancellation_that_came_first_leaves_the_item_to_the_next(run: Run) ->
     run(main)
 
 
+@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_a_cancellation_wins_over_a_deadline_of_the_wait_at_the_same_moment(run: Run) -> None:
     def main() -> None:
         def body() -> None:

@@ -719,6 +719,7 @@ def test_a_call_is_a_cancellation_point_where_the_table_says_so(
         assert try_out(run, folder, certificate, make, is_cancelled) == expected
 
 
+@pytest.mark.one_thread("a switch shows in what else its thread runs")
 @pytest.mark.parametrize("name", [name for name in ROWS if None not in WORDS[ROWS[name].switches]])
 def test_a_call_switches_where_the_table_says_so(
     run: Run, tmp_path: Path, certificate: tuple[str, str], name: str

@@ -160,6 +160,7 @@ def test_a_holder_of_a_plain_lock_is_known_too(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_waiters_are_served_in_the_order_they_came(run: Run) -> None:
     def main() -> None:
         condition, order = Condition(), []
@@ -263,6 +264,7 @@ def test_a_notification_wins_over_a_cancellation(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_a_notification_is_not_lost_on_a_waiter_that_was_cancelled_first(run: Run) -> None:
     def main() -> None:
         condition = Condition()

@@ -89,6 +89,7 @@ def test_a_lock_held_by_its_waiter_is_a_circle_of_one(run: Run) -> None:
     assert names(info.value.cycle) == ["main"]
 
 
+@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_a_circle_goes_through_locks_joins_and_groups(run: Run) -> None:
     def main() -> None:
         lock = Lock()

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 import ferrule
 from ferrule import Event
 from sync_support import OSThread, World, settle
@@ -48,6 +50,7 @@ def test_wait_returns_at_once_when_the_event_is_set(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_set_wakes_all_waiters_in_the_order_they_came(run: Run) -> None:
     def main() -> None:
         event, woken = Event(), []

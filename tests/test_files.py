@@ -19,6 +19,7 @@ import pytest
 import ferrule
 from ferrule import fs
 from ferrule.fs import File, Open
+from net_support import settle
 
 Run = Callable[..., Any]
 LARGE = 3 * 1024 * 1024 + 17
@@ -437,7 +438,7 @@ def test_a_buffer_that_is_being_read_into_cannot_be_resized(run: Run) -> None:
         buffer = bytearray(10)
         with ferrule.open(read_fd, "rb", 0) as file:
             reader = ferrule.spawn(file.readinto, buffer)
-            ferrule.yield_now()
+            settle()
             with pytest.raises(BufferError):
                 buffer.extend(b"more")
             with pytest.raises(BufferError):
@@ -456,7 +457,7 @@ def test_a_memoryview_in_flight_cannot_be_released(run: Run) -> None:
         view = memoryview(bytearray(10))
         with ferrule.open(read_fd, "rb", 0) as file:
             reader = ferrule.spawn(file.readinto, view)
-            ferrule.yield_now()
+            settle()
             with pytest.raises(BufferError):
                 view.release()
             os.write(write_fd, b"data")
@@ -472,7 +473,7 @@ def test_a_buffer_whose_last_reference_goes_stays_until_the_end(run: Run) -> Non
         read_fd, write_fd = os.pipe()
         with ferrule.open(read_fd, "rb", 0) as file:
             reader = ferrule.spawn(lambda: file.readinto(bytearray(1000)))
-            ferrule.yield_now()
+            settle()
             gc.collect()
             os.write(write_fd, b"x" * 1000)
             assert reader.result() == 1000
@@ -489,7 +490,7 @@ def test_closing_ends_a_read_that_waits_with_EBADF(run: Run) -> None:
         read_fd, write_fd = os.pipe()
         file = ferrule.open(read_fd, "rb", 0)
         readers = [ferrule.spawn(file.read, 1) for _ in range(3)]
-        ferrule.yield_now()
+        settle()
         file.close()
         for reader in readers:
             with pytest.raises(OSError) as caught:
@@ -508,7 +509,7 @@ def test_the_number_is_not_reused_before_what_is_in_flight_has_ended(run: Run) -
             read_fd, write_fd = os.pipe()
             file = ferrule.open(read_fd, "rb", 0)
             reader = ferrule.spawn(lambda file=file: file.read(100))
-            ferrule.yield_now()
+            settle()
             file.close()
             fresh = os.open("/dev/zero", os.O_RDONLY)
             with pytest.raises(OSError):

@@ -89,6 +89,7 @@ def test_a_failure_cancels_the_body(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_all_failures_come_out_together_the_bodys_last(run: Run) -> None:
     def main() -> None:
         with pytest.raises(ExceptionGroup) as info, TaskGroup() as group:

@@ -120,6 +120,7 @@ def test_exclusion(world: World) -> None:
 # ---- hand-over ----
 
 
+@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_a_lock_excludes_and_is_handed_over_in_order(run: Run) -> None:
     def main() -> None:
         lock, inside, order = Lock(), [], []
@@ -193,6 +194,7 @@ def test_a_lock_handed_to_a_task_that_is_then_cancelled_is_not_lost(run: Run) ->
     run(main)
 
 
+@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_a_cancelled_waiter_leaves_the_queue_for_the_lock(run: Run) -> None:
     def main() -> None:
         lock = Lock()

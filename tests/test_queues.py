@@ -151,6 +151,7 @@ def test_items_cross_between_fibers_in_order(run: Run, maxsize: int) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_getters_and_putters_are_served_in_the_order_they_came(run: Run) -> None:
     def main() -> None:
         items: Queue[int] = Queue(1)
@@ -198,6 +199,7 @@ def test_get_and_put_with_timeouts(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_a_cancelled_put_does_not_put(run: Run) -> None:
     def main() -> None:
         items: Queue[int] = Queue(1)
@@ -302,6 +304,7 @@ def test_queue_shut_down_is_the_standard_librarys_where_it_has_one() -> None:
         assert QueueShutDown is queue.ShutDown
 
 
+@pytest.mark.one_thread("fibers of one thread take turns")
 def test_a_busy_queue_does_not_starve_the_other_fibers(run: Run) -> None:
     def main() -> None:
         items: Queue[int] = Queue()
@@ -322,6 +325,7 @@ def test_a_busy_queue_does_not_starve_the_other_fibers(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_an_item_that_waits_is_not_kept_by_the_queue_once_taken(run: Run) -> None:
     class Thing:
         pass
@@ -471,6 +475,7 @@ def test_a_signal_handler_uses_a_queue_that_it_found_half_way() -> None:
 # ---- without a buffer ----
 
 
+@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_a_rendezvous_put_returns_when_the_item_is_taken(run: Run) -> None:
     def main() -> None:
         items: Queue[int] = Queue.rendezvous()

@@ -81,6 +81,7 @@ def test_every_thread_may_have_its_own_run(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("they are those of one thread")
 def test_statistics_count_what_happened(run: Run) -> None:
     def main() -> dict[str, Any]:
         tasks = [ferrule.spawn(ferrule.sleep, 0) for _ in range(5)]

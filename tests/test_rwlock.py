@@ -24,6 +24,7 @@ def body(lock: RWLock, log: list[str], name: str, seconds: float = 0.001) -> Non
         log.append(f"-{name}")
 
 
+@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_readers_share_and_a_writer_is_alone(run: Run) -> None:
     def main() -> None:
         lock, log = RWLock(), list[str]()

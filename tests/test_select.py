@@ -203,6 +203,7 @@ def test_select_is_a_cancellation_point_even_if_it_need_not_wait(run: Run) -> No
     run(main)
 
 
+@pytest.mark.one_thread("fibers of one thread take turns")
 def test_select_on_what_has_ended_lets_others_run_now_and_then(run: Run) -> None:
     def main() -> None:
         done, other = ferrule.spawn(int), ferrule.spawn(int)

@@ -77,6 +77,7 @@ def test_a_bounded_semaphore_refuses_more_releases_than_acquires(world: World) -
         permits.release()
 
 
+@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_permits_are_handed_over_in_order_and_nobody_overtakes(run: Run) -> None:
     def main() -> None:
         permits, order = Semaphore(0), []
@@ -115,6 +116,7 @@ def test_a_permit_wins_over_a_cancellation_and_is_not_lost(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_a_cancelled_waiter_takes_no_permit(run: Run) -> None:
     def main() -> None:
         permits = Semaphore(0)

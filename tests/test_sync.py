@@ -313,6 +313,7 @@ def test_primitives_are_usable_across_runs(run: Run) -> None:
     assert [run(main, n) for n in range(3)] == [0, 1, 2]
 
 
+@pytest.mark.one_thread("a hop to another thread wakes it")
 def test_no_system_call_per_hop(run: Run, most_looks: Callable[[float], float]) -> None:
     def main() -> None:
         there: Queue[int] = Queue(1)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import ferrule
+from net_support import settle
 
 Run = Callable[..., Any]
 
@@ -108,10 +109,10 @@ def test_many_tasks_may_wait_for_one(run: Run) -> None:
         go = ferrule.Event()
         task = ferrule.spawn(lambda: go.wait() and 7)
         waiters = [ferrule.spawn(task.result) for _ in range(10)]
-        ferrule.sleep(0)
+        settle()
         for waiter in waiters[::3]:
             waiter.cancel()
-        ferrule.sleep(0)
+        settle()
         go.set()
         assert [w.result() for i, w in enumerate(waiters) if i % 3] == [7] * 6
         assert all(waiters[i].cancelled() for i in range(0, 10, 3))
@@ -266,6 +267,7 @@ def test_max_fibers_counts_tasks_that_have_not_ended(run: Run) -> None:
     run(main, max_fibers=3)
 
 
+@pytest.mark.one_thread("the other thread lets go of a task when it comes to it")
 def test_an_exception_nobody_asks_for_is_reported_with_the_tasks_name(
     run: Run, unraisable: list[Any]
 ) -> None:
@@ -305,6 +307,7 @@ def test_an_exception_somebody_asked_for_is_not_reported(run: Run, unraisable: l
     assert unraisable == []
 
 
+@pytest.mark.one_thread("the other thread lets go of a task when it comes to it")
 def test_finished_tasks_and_their_results_are_freed_without_the_collector(run: Run) -> None:
     class Thing:
         pass

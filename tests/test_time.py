@@ -51,6 +51,7 @@ def test_many_sleepers_take_as_long_as_one(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("fibers of one thread take turns")
 def test_sleep_zero_lets_every_other_ready_fiber_run_once(run: Run) -> None:
     def main() -> None:
         ran: list[int] = []
@@ -72,6 +73,7 @@ def test_sleep_until_follows_its_clock(run: Run, clock: Clock) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("fibers of one thread take turns")
 @pytest.mark.parametrize("clock", list(Clock))
 @pytest.mark.parametrize("ago", [0.0, 1e-9, 100.0, 1e12])
 def test_sleep_until_a_time_that_has_passed_only_yields(

@@ -4,7 +4,7 @@ Contexts are the standard library's, so every setting means what it means there.
 writes memory (MemoryBIO); the fiber that needs bytes moves them, so no OpenSSL call ever waits and
 none is interrupted half way.  That gives:
 
-* One fiber may read while another writes.  Whoever needs input takes the reading turn; the others
+* One fiber may read while another writes, also on another thread.  Whoever needs input takes the reading turn; the others
   that need some wait for the turn and look again, because what arrived may be theirs.
 * A cancellation or a timeout never damages the connection: encrypted bytes that could not be sent
   stay queued, and the next operation sends them first.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import _socket as _low
 import errno
 import ssl as _std
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,6 +53,7 @@ class SSLSocket(socket):
         "_arrivals",
         "_connected",
         "_context",
+        "_engine",
         "_flushing",
         "_incoming",
         "_outgoing",
@@ -70,6 +72,9 @@ class SSLSocket(socket):
     _arrivals: int  # how often input was taken
     _connected: bool
     _context: Any
+    # Held in OpenSSL, whose objects are not for two threads at once, and never over a switch.  A
+    # callback may ask the socket something.
+    _engine: threading.RLock
     _flushing: Lock  # the turn to send what OpenSSL wrote
     _incoming: _std.MemoryBIO
     _outgoing: _std.MemoryBIO
@@ -119,6 +124,7 @@ class SSLSocket(socket):
         self._unsent = None
         self._plain = b""
         self._arrivals = 0
+        self._engine = threading.RLock()
         self._reading = Lock()
         self._flushing = Lock()
         self._writing = Lock()
@@ -182,9 +188,10 @@ class SSLSocket(socket):
     def _run(self, deadline: int, fn: Callable[..., T], *args: Any) -> T:
         """Call into OpenSSL until it has what it needs."""
         while True:
-            arrivals = self._arrivals
             try:
-                result = fn(*args)
+                with self._engine:
+                    arrivals = self._arrivals
+                    result = fn(*args)
             except _std.SSLWantReadError:
                 self._fill(arrivals, deadline)
             except _std.SSLError:
@@ -213,11 +220,12 @@ class SSLSocket(socket):
             self._reading.release()
 
     def _take(self, data: bytes) -> None:
-        self._arrivals += 1
-        if data:
-            self._incoming.write(data)
-        else:
-            self._incoming.write_eof()
+        with self._engine:
+            self._arrivals += 1
+            if data:
+                self._incoming.write(data)
+            else:
+                self._incoming.write_eof()
 
     def _take_now(self) -> bool:
         """Take input that has arrived, if nobody else is about to."""
@@ -233,21 +241,19 @@ class SSLSocket(socket):
 
     def _flush_now(self) -> bool:
         """Send what can be sent without waiting; whether some is left that nobody is sending."""
-        if not (self._unsent or self._outgoing.pending):
-            return False
-        if not self._flushing.acquire(False):
-            return False
-        try:
-            while self._next_unsent():
-                assert self._unsent is not None
-                sent = self._send_now(self._unsent)
-                if sent == 0:
-                    return True
-                self._unsent = self._unsent[sent:]
-        except OSError:
-            return False  # reading tells why, after what the peer had sent before
-        finally:
-            self._flushing.release()
+        # Again after the release: another thread's output may have come while this had the turn.
+        while (self._unsent or self._outgoing.pending) and self._flushing.acquire(False):
+            try:
+                while self._next_unsent():
+                    assert self._unsent is not None
+                    sent = self._send_now(self._unsent)
+                    if sent == 0:
+                        return True
+                    self._unsent = self._unsent[sent:]
+            except OSError:
+                return False  # reading tells why, after what the peer had sent before
+            finally:
+                self._flushing.release()
         return False
 
     def _flush(self, deadline: int) -> None:
@@ -266,7 +272,8 @@ class SSLSocket(socket):
 
     def _next_unsent(self) -> bool:
         if not self._unsent:
-            data = self._outgoing.read()
+            with self._engine:
+                data = self._outgoing.read()
             self._unsent = memoryview(data) if data else None
         return self._unsent is not None
 
@@ -392,7 +399,8 @@ class SSLSocket(socket):
         """See ssl.SSLSocket.verify_client_post_handshake."""
         if self._sslobj is None:
             raise ValueError(f"No SSL wrapper around {self!r}")
-        self._sslobj.verify_client_post_handshake()
+        with self._engine:
+            self._sslobj.verify_client_post_handshake()
 
     # ---- reading ----
 
@@ -441,7 +449,8 @@ class SSLSocket(socket):
 
     def pending(self) -> int:
         """How many decrypted bytes can be read without waiting."""
-        return 0 if self._sslobj is None else self._sslobj.pending()
+        with self._engine:
+            return 0 if self._sslobj is None else self._sslobj.pending()
 
     # ---- writing ----
 
