@@ -218,6 +218,7 @@ def test_a_generator_may_park_and_move_between_fibers(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_two_fibers_in_one_generator_get_the_ordinary_error(run: Run) -> None:
     def main() -> None:
         def numbers() -> Iterator[int]:

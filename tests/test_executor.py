@@ -136,6 +136,7 @@ def test_leaving_the_executor_waits_for_all_calls(anywhere: Anywhere) -> None:
     anywhere(test)
 
 
+@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_at_most_max_workers_calls_run_at_a_time_in_order(anywhere: Anywhere) -> None:
     def test() -> None:
         gauge, order = Gauge(), []
@@ -426,6 +427,7 @@ def test_calls_still_running_when_the_runtime_ends_are_cancelled(run: Run) -> No
     executor.shutdown()
 
 
+@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_a_call_for_which_there_is_no_fiber_fails(run: Run) -> None:
     def main() -> None:
         with Executor() as executor:

@@ -581,6 +581,7 @@ def test_large_transfers_take_turns_and_all_come_to_their_end(run: Run, tmp_path
     run(main)
 
 
+@pytest.mark.one_thread("fibers of one thread take turns")
 def test_a_busy_reader_lets_a_ticker_tick(run: Run, path: Path) -> None:
     def main() -> int:
         ticks = 0

@@ -172,6 +172,7 @@ def test_a_result_need_not_wait_for_more_than_one_further_item(run: Run) -> None
     run(main, threads=1)
 
 
+@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 @pytest.mark.parametrize("ordered", [True, False])
 def test_the_first_failure_cancels_the_rest_and_is_raised(run: Run, ordered: bool) -> None:
     def main() -> None:

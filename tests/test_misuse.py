@@ -17,6 +17,7 @@ from ferrule import CancelScope, Event, Lock, Queue
 Run = Callable[..., Any]
 
 
+@pytest.mark.one_thread("a switch shows in what else its thread runs")
 @pytest.mark.parametrize(
     "switch",
     [

@@ -90,6 +90,7 @@ def test_tasks_run_on_several_threads(run: Run, threads: int) -> None:
     assert len(run(main, threads=threads)) <= threads
 
 
+@pytest.mark.one_thread("it is about the default")
 def test_one_thread_is_all_there_is_by_default_with_the_gil(run: Run) -> None:
     def main() -> set[int]:
         return {task.result() for task in [ferrule.spawn(thread) for _ in range(100)]}
@@ -120,6 +121,7 @@ def test_threads_are_started_only_when_there_is_work_for_them() -> None:
     assert len(runtime.statistics()["per_thread"]) == 1
 
 
+@pytest.mark.one_thread("tasks are dealt to the threads, so none is stolen")
 def test_statistics_are_sums_over_the_threads() -> None:
     def main() -> None:
         with Elsewhere() as other:
@@ -134,6 +136,7 @@ def test_statistics_are_sums_over_the_threads() -> None:
     assert statistics["steals"] >= 1
 
 
+@pytest.mark.one_thread("tasks are dealt to the threads, so no queue overflows")
 def test_more_new_tasks_than_a_queue_holds_all_run_once() -> None:
     count = 5000
     ran: collections.Counter[int] = collections.Counter()

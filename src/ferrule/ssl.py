@@ -4,8 +4,9 @@ Contexts are the standard library's, so every setting means what it means there.
 writes memory (MemoryBIO); the fiber that needs bytes moves them, so no OpenSSL call ever waits and
 none is interrupted half way.  That gives:
 
-* One fiber may read while another writes, also on another thread.  Whoever needs input takes the reading turn; the others
-  that need some wait for the turn and look again, because what arrived may be theirs.
+* One fiber may read while another writes, also on another thread.  Whoever needs input takes the
+  reading turn; the others that need some wait for it and look again, because what arrived may be
+  theirs.
 * A cancellation or a timeout never damages the connection: encrypted bytes that could not be sent
   stay queued, and the next operation sends them first.
 * What a reader has to send (an answer to a key update) never makes it wait for a peer that does not
