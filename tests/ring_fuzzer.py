@@ -942,6 +942,8 @@ def main(first: int, seconds: float, path: str, repeat: bool) -> None:
     faulthandler.dump_traceback_later(seconds + 60, exit=True)
     time.sleep(0.1)
     warnings.simplefilter("always")
+    # Since Python 3.12; the only other thread is the one above.
+    warnings.filterwarnings("ignore", message="This process .* is multi-threaded, use of fork")
     gc.collect()
     gc.freeze()
     done: Counter[str] = Counter()

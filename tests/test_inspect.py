@@ -21,6 +21,9 @@ import ferrule
 from ferrule import inspect
 from ferrule._core.sync import Waiter
 
+# A picture is certain with one thread only; the tests about several take them themselves.
+pytestmark = pytest.mark.one_thread("a picture of one moment")
+
 Run = Callable[..., Any]
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -446,7 +449,6 @@ def test_a_close_that_waits_for_what_is_in_flight(run: Run) -> None:
 
 # ---- fibers ----
 
-@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_each_fiber_has_its_state_and_stack(run: Run) -> None:
     def main() -> None:
         def inner() -> None:
@@ -474,7 +476,6 @@ def test_each_fiber_has_its_state_and_stack(run: Run) -> None:
     run(main)
 
 
-@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_a_stack_can_be_cut(run: Run) -> None:
     def main() -> None:
         def dive(depth: int) -> None:
@@ -494,7 +495,6 @@ def test_a_stack_can_be_cut(run: Run) -> None:
     run(main)
 
 
-@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_a_fiber_that_is_being_cancelled(run: Run) -> None:
     def main() -> None:
         cleaned = ferrule.Event()
@@ -544,7 +544,6 @@ def test_a_call_that_runs_in_its_callers_fiber(run: Run) -> None:
     run(main, max_fibers=1)
 
 
-@pytest.mark.one_thread("the other thread lets go of a task when it comes to it")
 def test_looking_keeps_no_task_alive(run: Run) -> None:
     import weakref
 
@@ -610,7 +609,6 @@ def test_the_tree_of_tasks_groups_and_scopes(run: Run) -> None:
     run(main)
 
 
-@pytest.mark.one_thread("it names the number of threads")
 def test_the_tree_as_text(run: Run) -> None:
     def main() -> None:
         parts: list[ferrule.Task[Any]] = []
@@ -641,7 +639,6 @@ def test_the_tree_as_text(run: Run) -> None:
     run(main)
 
 
-@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_a_circle_is_found_where_no_deadlock_is_reported(run: Run) -> None:
     def main() -> None:
         first, second = ferrule.Lock(), ferrule.Lock()
@@ -742,7 +739,6 @@ def test_another_thread_looks_while_the_loop_waits(run: Run) -> None:
     run(main)
 
 
-@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_another_thread_looks_while_a_fiber_keeps_the_loop(run: Run) -> None:
     def main() -> None:
         def keep_busy() -> Any:
@@ -765,7 +761,6 @@ def test_another_thread_looks_while_a_fiber_keeps_the_loop(run: Run) -> None:
     run(main)
 
 
-@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_without_the_gil_names_and_the_running_stack_are_read_from_outside(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -918,7 +913,6 @@ def test_a_signal_handler_may_look(run: Run) -> None:
     run(main)
 
 
-@pytest.mark.one_thread("it names the number of threads")
 @pytest.mark.parametrize(
     "busy",
     [
@@ -1113,7 +1107,6 @@ def masked(text: str) -> list[str]:
     return re.sub(r"\d+(\.\d+)?", "N", text).splitlines()
 
 
-@pytest.mark.one_thread("it names the number of threads")
 def test_the_tree_in_the_documentation_is_a_real_one(run: Run) -> None:
     """The program behind it."""
     def listen(listener: Any) -> None:
