@@ -89,8 +89,8 @@ test-backends: build
 FREE_THREADED := build/free-threaded
 FREE_THREADED_BIN := $(FREE_THREADED)/venv/bin
 FREE_THREADED_ARCHIVE = $(firstword $(wildcard ../shared/deps/python3.*t-linux-$(shell uname -m).tar.xz))
-FREE_THREADED_TESTS := $(patsubst %,tests/test_%.py,threads misuse wakeups walk walk_trouble walk_bounds ioqueue \
-    ioqueue_faults ioqueue_operations task_trees tasks groups cancel \
+FREE_THREADED_TESTS := $(patsubst %,tests/test_%.py,threads wakeups walk walk_trouble walk_bounds ioqueue \
+    misuse ioqueue_faults ioqueue_operations task_trees tasks groups cancel \
     events locks condition_variables semaphores queues barriers socket_cancel)
 
 test-free-threaded:

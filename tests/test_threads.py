@@ -7,6 +7,7 @@ import contextlib
 import functools
 import itertools
 import os
+import platform
 import signal
 import sys
 import threading
@@ -707,3 +708,94 @@ def test_files_are_read_on_every_thread(run: Run, tmp_path: Any) -> None:
             assert task.result(SECONDS) == bytes([number]) * 10_000
 
     run(main, threads=3)
+
+
+# ---- closing beside an attempt ----
+
+ATTEMPTS = {  # what each calls, by its number on this machine
+    "send": {"x86_64": 44, "aarch64": 206},
+    "recv_into": {"x86_64": 45, "aarch64": 207},
+    "accept": {"x86_64": 288, "aarch64": 242},
+    "read": {"x86_64": 327, "aarch64": 286},
+    "write": {"x86_64": 328, "aarch64": 287},
+    "seek": {"x86_64": 8, "aarch64": 62},
+    "lock": {"x86_64": 73, "aarch64": 32},
+    "stat in a directory": {"x86_64": 437, "aarch64": 437},
+}
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS)
+def test_close_waits_for_an_attempt_of_another_thread(
+    run_script: Any, tmp_path: Any, attempt: str
+) -> None:
+    """Else the number could be another file's by the time that the kernel looks at it."""
+    if getattr(sys, "_is_gil_enabled", lambda: True)():
+        pytest.skip("nothing runs beside an attempt, which holds the GIL")
+    script = """
+import gc, os, socket, sys, threading
+sys.path.insert(0, sys.argv[1])
+import ferrule, ferrule.socket, seccomp
+from ferrule import fs
+
+attempt, call, folder = sys.argv[2], int(sys.argv[3]), sys.argv[4]
+path = os.path.join(folder, "file")
+ends = []
+
+def main():
+    if attempt == "accept":
+        holder = ferrule.listen_tcp("127.0.0.1", 0)
+        others.append(socket.create_connection(holder.getsockname()))
+        return holder, lambda: others.append(holder.accept())
+    if attempt in ("send", "recv_into"):
+        mine, other = socket.socketpair()
+        others.append(other)
+        other.send(b"x")
+        holder = ferrule.socket.socket(fileno=mine.detach())
+        return holder, lambda: getattr(holder, attempt)(bytearray(1))
+    if attempt == "stat in a directory":
+        holder = fs.open_dir(folder)
+        return holder, lambda: fs.stat("file", dir_fd=holder)
+    holder = fs.File.open(path, os.O_RDWR)
+    return holder, {"read": lambda: holder.pread(1, 0), "write": lambda: holder.pwrite(b"x", 0),
+                    "seek": lambda: holder.seek_to(1), "lock": holder.lock}[attempt]
+
+def supervise():
+    ready.wait()
+    number = seccomp.await_call(listener[0])
+    closer.start()
+    closer.join(0.2)
+    ends.append("attempt")
+    seccomp.let_go(listener[0], number)
+    while True:
+        seccomp.let_go(listener[0], seccomp.await_call(listener[0]))
+
+def close():
+    holders[0].close()
+    ends.append("close")
+
+def in_fiber():
+    holder, do = main()
+    holders.append(holder)
+    gc.disable()
+    listener.append(seccomp.hold_up(call))
+    ready.set()
+    try:
+        do()
+    except OSError:
+        pass
+    closer.join()
+    print(*ends, flush=True)
+    os._exit(0)
+
+others, holders, listener, ready = [], [], [], threading.Event()
+open(path, "w").write("some data")
+closer = threading.Thread(target=close, daemon=True)
+threading.Thread(target=supervise, daemon=True).start()
+ferrule.run(in_fiber, threads=1)
+"""
+    number = ATTEMPTS[attempt].get(platform.machine())
+    if number is None:
+        pytest.skip("no system call numbers of this machine")
+    tests = os.path.dirname(__file__)
+    done = run_script(script, tests, attempt, str(number), str(tmp_path))
+    assert done.stdout.split() == ["attempt", "close"], done.stderr

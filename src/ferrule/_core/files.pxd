@@ -65,6 +65,7 @@ cdef class Handle(Descriptor):
     cdef int open_path(self, Scheduler s, object path, int flags, uint32_t mode,
                        object dir_fd) except -1
     cdef int adopt(self, int fd, int flags) except -1
+    cdef int copy_number(self) noexcept
     cdef int learn(self, file_facts *facts) noexcept
     cdef int64_t read_some(self, Scheduler s, object owner, char *buf, uint64_t n,
                            int64_t off) except? -4096
@@ -114,4 +115,6 @@ cdef object stat_of_open(Handle handle)
 cdef int64_t stat_waiting(Scheduler s, bytes path, DirectoryNumber directory, int flags,
                           file_facts *facts) except? -4096
 cdef bint openat2_is_refused() noexcept
+# By what the cache knows, never waiting; `directory` is whose number it is, if anybody's.
+cdef int64_t open_cached(int dir_fd, Handle directory, bytes path, int flags) noexcept
 cdef int note_refusal(int64_t result) noexcept

@@ -23,7 +23,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.errno cimport EAGAIN, EINTR, EINVAL, ENOSYS, ENXIO, EPERM, errno
+from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, ENOSYS, ENXIO, EPERM, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ferrule._core.operation cimport (
@@ -125,7 +125,7 @@ cdef int64_t open_fd(Scheduler s, bytes path, int flags, uint32_t mode, int dir_
     if not openat2_refused and not flags & (O_CREAT | O_TRUNC | O_TMPFILE):
         s.spend_budget()  # now, since nothing may switch between getting the fd and storing it
         s.checkpoint()
-        fd = try_open(s, path, flags, dir_fd)
+        fd = try_open(s, path, flags, dir_fd, directory)
         if fd >= 0:
             return settle(s, <int>fd, path, flags, mode, dir_fd, facts, directory)
     if fd == -EAGAIN:
@@ -149,14 +149,26 @@ cdef int note_refusal(int64_t result) noexcept:
     return 0
 
 
-cdef int64_t try_open(Scheduler s, bytes path, int flags, int dir_fd) except? -4096:
+cdef int64_t try_open(Scheduler s, bytes path, int flags, int dir_fd,
+                      Handle directory) except? -4096:
     cdef int64_t fd = inject(s, OP_OPENAT, NULL)
     if fd == 0:
-        fd = op_try_open(dir_fd, PyBytes_AS_STRING(path), flags, 0)
+        fd = open_cached(dir_fd, directory, path, flags)
     note_refusal(fd)
     # EPERM also from a seccomp filter, EINVAL from a kernel that does not know the resolve flag.
     if fd in (-ENOSYS, -EPERM, -EINVAL, -EINTR, -EOPNOTSUPP):
         return -EAGAIN
+    return fd
+
+
+cdef int64_t open_cached(int dir_fd, Handle directory, bytes path, int flags) noexcept:
+    cdef const char *name = PyBytes_AS_STRING(path)
+    cdef int64_t fd = -EBADF
+    if directory is None:
+        return op_try_open(dir_fd, name, flags, 0)
+    if directory.enter():
+        fd = op_try_open(dir_fd, name, flags, 0)
+        directory.leave()
     return fd
 
 
@@ -209,9 +221,9 @@ cdef int64_t wait_for_writer(Scheduler s, int fd, bytes path, int flags, int dir
     if not has_had_writer(fd):
         try:
             if directory is not None:  # it may be closed meanwhile
-                dir_fd = fcntl(dir_fd, F_DUPFD_CLOEXEC, 0)
+                dir_fd = directory.copy_number()
                 if dir_fd < 0:
-                    r = -errno
+                    r = dir_fd
             while r == -EINTR:
                 r = open_or_notice(s, fd, path, flags, dir_fd)
         except BaseException:
@@ -393,6 +405,15 @@ cdef class Handle(Descriptor):
         self.read_now = self.write_now = self.kind != S_IFREG or not self.flags & O_DIRECT
         return 0
 
+    cdef int copy_number(self) noexcept:
+        """Another descriptor of the same file, or -errno."""
+        cdef int copy = -EBADF
+        if self.enter():
+            copy = fcntl(self.fd, F_DUPFD_CLOEXEC, 0)
+            copy = -errno if copy < 0 else copy
+            self.leave()
+        return copy
+
     # -- transfers --
 
     cdef bint _is_bulk(self, uint64_t n) noexcept:
@@ -425,7 +446,10 @@ cdef class Handle(Descriptor):
                 length = min(n, <uint64_t>CHUNK)
                 r = inject(s, OP_READ, &length)
                 if r == 0:
-                    r = op_try_read(self.fd, buf, length, off)
+                    r = -EBADF
+                    if self.enter():
+                        r = op_try_read(self.fd, buf, length, off)
+                        self.leave()
                 if r >= 0:
                     s.spend_budget()
                     return r
@@ -592,7 +616,10 @@ cdef class Handle(Descriptor):
                 length = min(n, <uint64_t>CHUNK)
                 r = inject(s, OP_WRITE, &length)
                 if r == 0:
-                    r = op_try_write(self.fd, buf, length, off)
+                    r = -EBADF
+                    if self.enter():
+                        r = op_try_write(self.fd, buf, length, off)
+                        self.leave()
                 if r >= 0:
                     s.spend_budget()
                     return r
@@ -635,9 +662,13 @@ cdef class Handle(Descriptor):
             return self.call(OP_LSEEK, whence, 0, off, 0)
         r = 0 if s is None else inject(s, OP_LSEEK, NULL)
         if r == 0:
-            r = posix_lseek(self.fd, off, whence)
+            r = -EBADF
+            if self.enter():
+                r = posix_lseek(self.fd, off, whence)
+                r = -errno if r < 0 else r
+                self.leave()
             if r < 0:
-                return -errno
+                return r
             if whence != SEEK_CUR or off != 0:
                 self.pristine = False
         return r
@@ -794,7 +825,10 @@ cdef object stat_of_open(Handle handle):
     s.checkpoint()
     r = inject(s, OP_STATX, NULL)
     if r == 0:
-        r = facts_of_fd(handle.fd, &facts)
+        r = -EBADF
+        if handle.enter():
+            r = facts_of_fd(handle.fd, &facts)
+            handle.leave()
     if r == 0 and not handle.is_local:
         number = DirectoryNumber(handle)
         r = stat_waiting(s, b"", number, AT_EMPTY_PATH, &facts)

@@ -231,7 +231,7 @@ cdef class File(Handle):
         cdef int64_t r
         self.check_open()
         if self.is_local or not self._may_switch(s):
-            r = -errno if flock(self.fd, LOCK_UN) < 0 else 0
+            r = self.flock_now(LOCK_UN)
         else:
             r = self.call(OP_FLOCK, LOCK_UN, 0, 0, 0, False)
         self.done(r)
@@ -247,12 +247,19 @@ cdef class File(Handle):
             r = self.call(OP_FLOCK, how, 0, 0, 0)
         while r == -EINTR:
             r = inject(s, OP_FLOCK, NULL)
-            if r == 0 and flock(self.fd, how) < 0:
-                r = -errno
+            if r == 0:
+                r = self.flock_now(how)
         s.spend_budget()
         if r != -EAGAIN:
             self.done(r)
         return r == 0
+
+    cdef int64_t flock_now(self, int how) noexcept:
+        cdef int64_t r = -EBADF
+        if self.enter():
+            r = -errno if flock(self.fd, how) < 0 else 0
+            self.leave()
+        return r
 
     def lock_waiting(self, int how):
         cdef int64_t r = self.call(OP_FLOCK, how, 0, 0, 0)
@@ -318,8 +325,7 @@ cdef class File(Handle):
             if v.left <= CHUNK and (self.read_now if reading else self.write_now):
                 r = inject(s, kind, NULL)
                 if r == 0:
-                    r = (op_try_readv if reading else op_try_writev)(
-                        self.fd, v.vectors + v.first, count, off)
+                    r = self.try_transfer(v, reading, count, off)
                 if r >= 0:
                     s.spend_budget()
                     return r
@@ -334,6 +340,14 @@ cdef class File(Handle):
                 self._wait_ready(s, POLLIN if reading else POLLOUT)
             elif r != -EINTR:
                 return r
+
+    cdef int64_t try_transfer(self, Vector v, bint reading, int count, int64_t off) noexcept:
+        cdef iovec *vectors = v.vectors + v.first
+        cdef int64_t r = -EBADF
+        if self.enter():
+            r = (op_try_readv if reading else op_try_writev)(self.fd, vectors, count, off)
+            self.leave()
+        return r
 
     cdef int64_t wait_transfer(self, Scheduler s, Vector v, int kind, int count,
                                int64_t off) except? -4096:

@@ -9,13 +9,12 @@ from ferrule._core.files cimport (
     AT_EACCESS, AT_EMPTY_PATH, AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW,
     DirectoryNumber, EOPNOTSUPP, F_DUPFD_CLOEXEC, Handle, O_DIRECTORY, O_NOFOLLOW, O_PATH,
     O_RDONLY, PySys_Audit, SEEK_SET, facts_are_local, facts_of_fd, fcntl, file_facts, inject,
-    keep_object, note_refusal, openat2_is_refused, path_bytes, perform_in, posix_close,
+    keep_object, note_refusal, open_cached, openat2_is_refused, path_bytes, perform_in, posix_close,
     raise_path_error, stat_of_open, stat_result, stat_waiting,
 )
 from ferrule._core.operation cimport (
     OP_COPY_RANGE, OP_FACCESSAT, OP_FSYNC, OP_GETDENTS, OP_IN_WORKER, OP_KINDS, OP_LINKAT,
     OP_MKDIRAT, OP_READLINKAT, OP_RENAMEAT, OP_STATX, OP_SYMLINKAT, OP_UNLINKAT, op_rows,
-    op_try_open,
 )
 from ferrule._core.scheduler cimport Scheduler, Slot, current_scheduler, raise_error
 
@@ -80,9 +79,9 @@ cdef int64_t call_paths(Scheduler s, int kind, bytes path, DirectoryNumber direc
     cdef int fd2 = directory2.fd
     if directory2.handle is not None and directory2.handle is not directory.handle:
         # Only the first one's close() knows of the operation: the second needs a number of its own.
-        fd2 = fcntl(fd2, F_DUPFD_CLOEXEC, 0)
+        fd2 = directory2.handle.copy_number()
         if fd2 < 0:
-            return -errno
+            return fd2
     try:
         while r == -EINTR:
             slot = s.take_slot(kind, directory.fd)
@@ -119,12 +118,13 @@ cdef int do_paths(int kind, object src, object src_dir_fd, object dst, object ds
     return 0
 
 
-cdef int64_t try_stat(Scheduler s, bytes path, int dir_fd, bint follow,
+cdef int64_t try_stat(Scheduler s, bytes path, DirectoryNumber directory, bint follow,
                       file_facts *facts) except? -4096:
     cdef int64_t fd = inject(s, OP_STATX, NULL)
     cdef int64_t r
     if fd == 0:
-        fd = op_try_open(dir_fd, PyBytes_AS_STRING(path), O_PATH | (0 if follow else O_NOFOLLOW), 0)
+        fd = open_cached(directory.fd, directory.handle, path,
+                         O_PATH | (0 if follow else O_NOFOLLOW))
     note_refusal(fd)
     if fd < 0:
         return fd
@@ -146,7 +146,7 @@ def stat(path, *, dir_fd=None, bint follow_symlinks=True):
     encoded = path_bytes(path)
     s.checkpoint()
     if not openat2_is_refused():
-        r = try_stat(s, encoded, directory.fd, follow_symlinks, &facts)
+        r = try_stat(s, encoded, directory, follow_symlinks, &facts)
         s.spend_budget()
     if r in (-EAGAIN, -ENOSYS, -EPERM, -EINVAL, -EMFILE, -ENFILE, -EINTR, -EOPNOTSUPP):
         r = stat_waiting(s, encoded, directory, 0 if follow_symlinks else AT_SYMLINK_NOFOLLOW,

@@ -351,6 +351,19 @@ cdef class Descriptor:
     # Around an operation's flight, so that close_fd knows it.  False once closing.
     cdef bint link(self, op *o, Timed waiter) noexcept
     cdef int unlink(self, op *o) except -1
+
+    # Around an attempt at the number that is no operation: no other thread closes it meanwhile.
+    # False once closing.  The guard is held: see mutex.h for what may not be done.
+    cdef inline bint enter(self) noexcept:
+        mutex_lock(&self.guard)
+        if self.fd >= 0 and not self.closing:
+            return True
+        mutex_unlock(&self.guard)
+        return False
+
+    cdef inline void leave(self) noexcept:
+        mutex_unlock(&self.guard)
+
     cdef int64_t perform(self, Scheduler s, Slot *slot, int64_t deadline,
                          bint cancellable=*) except? -4096
     cdef int close_fd(self) except? -1

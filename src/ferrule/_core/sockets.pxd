@@ -23,6 +23,8 @@ cdef class SocketCore(Descriptor):
     cdef int64_t _deadline(self) except -1
     cdef int _wait_ready(self, Scheduler s, int events, int64_t deadline,
                          object connecting_to=*) except -1
+    cdef int64_t _try_recv(self, void *buf, uint64_t length, int flags) noexcept
+    cdef int64_t _try_send(self, const void *buf, uint64_t length, int flags) noexcept
     cdef object _recv_scratch(self, Scheduler s, Py_ssize_t bufsize, int flags,
                               int64_t deadline=*)
     cdef object _recv_message(self, Scheduler s, Py_ssize_t bufsize, int flags)

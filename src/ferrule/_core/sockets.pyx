@@ -17,7 +17,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from libc.errno cimport EAGAIN, EINTR
+from libc.errno cimport EAGAIN, EBADF, EINTR
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -195,6 +195,20 @@ cdef class SocketCore(Descriptor):
             raise_error(result)
         return 0
 
+    cdef int64_t _try_recv(self, void *buf, uint64_t length, int flags) noexcept:
+        cdef int64_t result = -EBADF
+        if self.enter():
+            result = op_try_recv(self.fd, buf, length, flags)
+            self.leave()
+        return result
+
+    cdef int64_t _try_send(self, const void *buf, uint64_t length, int flags) noexcept:
+        cdef int64_t result = -EBADF
+        if self.enter():
+            result = op_try_send(self.fd, buf, length, flags)
+            self.leave()
+        return result
+
     # ---- receiving ----
 
     def recv(self, Py_ssize_t bufsize, int flags=0):
@@ -243,7 +257,7 @@ cdef class SocketCore(Descriptor):
         while True:
             result = s.inject(OP_RECV, &length) if s.crew.faults is not None else 0
             if result == 0:
-                result = op_try_recv(self.fd, s.scratch_space(), length, flags)
+                result = self._try_recv(s.scratch_space(), length, flags)
             if result >= 0:
                 break
             if result == -EAGAIN:
@@ -331,7 +345,7 @@ cdef class SocketCore(Descriptor):
         while True:
             result = s.inject(OP_RECV, &length) if s.crew.faults is not None else 0
             if result == 0:
-                result = op_try_recv(self.fd, slot.o.addr, length, flags)
+                result = self._try_recv(slot.o.addr, length, flags)
             if result != -EINTR:
                 return result
 
@@ -450,7 +464,7 @@ cdef class SocketCore(Descriptor):
                 if result == 0:
                     return 0
             if result > 0:
-                result = op_try_send(self.fd, s.scratch_space(), result, 0)
+                result = self._try_send(s.scratch_space(), result, 0)
                 if result > 0:
                     s.spend_budget()
             else:
@@ -479,7 +493,7 @@ cdef class SocketCore(Descriptor):
         if s.backend.in_flight <= s.backend.direct_sends or not waits:
             result = s.inject(OP_SEND, &length) if s.crew.faults is not None else 0
             if result == 0:
-                result = op_try_send(self.fd, slot.o.addr, length, slot.o.flags)
+                result = self._try_send(slot.o.addr, length, slot.o.flags)
             if result >= 0:
                 s.spend_budget()
                 return result
@@ -615,7 +629,7 @@ cdef class SocketCore(Descriptor):
         if s.crew.faults is not None:
             result = s.inject(OP_SEND, &length)
         if result == 0:
-            result = op_try_send(self.fd, &view[0], length, 0)
+            result = self._try_send(&view[0], length, 0)
         if result == -EAGAIN or result == -EINTR:
             return 0
         if result < 0:
@@ -663,7 +677,10 @@ cdef class SocketCore(Descriptor):
         while True:
             result = s.inject(OP_ACCEPT, &unused) if s.crew.faults is not None else 0
             if result == 0:
-                result = op_try_accept(&slot.o)
+                result = -EBADF
+                if self.enter():
+                    result = op_try_accept(&slot.o)
+                    self.leave()
             if result == -EAGAIN and self.timeout_ns == 0:
                 self._poll_now(POLLIN)  # unless somebody made it block: then take what is there
                 return result
