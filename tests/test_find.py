@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ferrule.cli import find as find_command
 from find_support import GNU, Finding, grow_tree, needs_gnu
 
 pytestmark = needs_gnu
@@ -156,6 +157,14 @@ a -mtime -0
 a -mtime +0
 a -mtime 0.5
 a -mtime -1
+a -used 0
+a -used 1
+a -used +0
+a -used -1
+a -used +2
+a -used -30
+a -used 2.5
+a -used +0.5
 a -atime +5
 a -atime -5
 a -ctime 0
@@ -286,6 +295,24 @@ def test_ls_lists_what_gnu_find_lists(find: Finding) -> None:
 def test_the_birth_time_is_compared(find: Finding) -> None:
     assert len(find.ours("a/b", "-maxdepth", "0", "-newerBt", "2020-01-01").out) > 0
     assert len(find.ours("a/b", "-maxdepth", "0", "-newerBt", "2090-01-01").out) == 0
+
+
+def test_a_time_is_compared_with_the_birth_of_a_file(tmp_path: Path, capfd: Any) -> None:
+    born = time.time_ns()
+    for name, after in (("named", 0), ("before", -10), ("after", 10)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, ns=(born, born + after * 10**9))
+    (tmp_path / "link").symlink_to("named")
+    os.utime(tmp_path / "named", ns=(0, 0))  # only its birth counts
+    for options, named in (([], "named"), (["-L"], "link")):
+        words = [*options, str(tmp_path), "-type", "f", "-newermB", str(tmp_path / named)]
+        assert find_command.main(words) == 0
+        assert [os.path.basename(line) for line in capfd.readouterr().out.split()] == ["after"]
+
+
+def test_a_file_system_that_tells_no_birth_says_so(capfd: Any) -> None:
+    assert find_command.main([".", "-newermB", "/proc/self"]) == 1
+    assert "/proc/self" in capfd.readouterr().err
 
 
 def test_the_exit_status_and_messages_are_those_of_find(find: Finding) -> None:

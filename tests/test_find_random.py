@@ -44,6 +44,7 @@ def random_test(chance: random.Random) -> list[str]:
         [chance.choice(("-newer", "-anewer", "-cnewer")), "old"],
         [f"-newer{chance.choice('acm')}{chance.choice('acm')}", "top"],
         ["-samefile", "top"],
+        ["-used", chance.choice(AGES)],
         ["-empty"], ["-true"], ["-false"], ["-readable"], ["-writable"], ["-executable"],
         ["-nouser"], ["-prune"],
     ])

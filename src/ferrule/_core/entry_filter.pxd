@@ -12,7 +12,7 @@ cdef extern from "text_buffer.h" nogil:
 cdef extern from "entry_format.h" nogil:
     enum:
         PIECE_TEXT
-        TIME_ACCESS, TIME_CHANGE, TIME_MODIFY, TIME_BIRTH
+        TIME_ACCESS, TIME_CHANGE, TIME_MODIFY, TIME_BIRTH, TIME_USED
 
     struct format_piece:
         char letter, field, how, left, zero, sharp, plus, space, safe

@@ -14,8 +14,8 @@ A tree is True, False, or a tuple that begins with a word:
   ("depth", comparison, n)    a comparison is "=", "<" or ">"
   ("size", comparison, n, unit=1)   in units, rounded up; also "links", "uid", "gid", "inode" and
                               "device", without a unit
-  ("time", field, comparison, ns, window=0)   a field is "a", "c", "m" or "B"; "=" is above ns and
-                              at most window more
+  ("time", field, comparison, ns, window=0)   a field is "a", "c", "m", "B", or "used" (from "c" to
+                              "a"); "=" is above ns and at most window more
   ("mode", comparison, bits, bits_of_directories)   "=": those; "<": all those; ">": any of them
   ("no user",), ("no group",), ("empty",), ("hidden",)
   ("same", inode, device)
@@ -38,7 +38,8 @@ cdef dict TYPE_BITS = {
     "p": 1 << 1, "c": 1 << 2, "d": 1 << 4, "b": 1 << 6, "f": 1 << 8, "l": 1 << 10, "s": 1 << 12,
 }
 cdef dict FOLLOWS = {"P": FOLLOWS_NONE, "H": FOLLOWS_ROOTS, "L": FOLLOWS_ALL}
-cdef dict TIMES = {"a": TIME_ACCESS, "c": TIME_CHANGE, "m": TIME_MODIFY, "B": TIME_BIRTH}
+cdef dict TIMES = {"a": TIME_ACCESS, "c": TIME_CHANGE, "m": TIME_MODIFY, "B": TIME_BIRTH,
+                   "used": TIME_USED}
 cdef dict COMPARISONS = {"=": COMPARE_EQUAL, "<": COMPARE_LESS, ">": COMPARE_MORE}
 
 

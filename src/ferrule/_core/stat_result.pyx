@@ -1,13 +1,21 @@
 """What statx(2) answers.  There may be very many, so Python's numbers are made when asked for."""
 cimport cython
 from cpython.object cimport PyTypeObject
+from libc.errno cimport EOPNOTSUPP, errno
 from libc.string cimport memcpy
+
+import os
 
 cdef extern from "made_here.h":
     int forbid_making(PyTypeObject *type) except -1
 
 cdef extern from "system_names.h" nogil:
     uint64_t makedev(unsigned int major, unsigned int minor)
+    int statx(int dir_fd, const char *path, int flags, unsigned int mask, statx_buf *to)
+    enum:
+        AT_FDCWD
+        AT_SYMLINK_NOFOLLOW
+        STATX_BTIME
 
 
 cdef inline double seconds(statx_timestamp t) noexcept:
@@ -115,6 +123,21 @@ cdef class StatResult:
     def __repr__(self):
         return (f"StatResult(st_mode=0o{self.st_mode:o}, st_ino={self.st_ino}, "
                 f"st_size={self.st_size}, st_mtime={self.st_mtime})")
+
+
+def read_birth(bytes path not None, bint follow):
+    """When a file was made, in nanoseconds since the epoch.
+
+    Raises OSError, with EOPNOTSUPP where its file system does not tell.  Blocks the thread.
+    """
+    cdef statx_buf facts
+    cdef int flags = 0 if follow else AT_SYMLINK_NOFOLLOW
+    if statx(AT_FDCWD, path, flags, STATX_BTIME, &facts) < 0:
+        raise OSError(errno, os.strerror(errno), os.fsdecode(path))
+    if not facts.stx_mask & STATX_BTIME:
+        why = "the file system does not tell when it was made"
+        raise OSError(EOPNOTSUPP, why, os.fsdecode(path))
+    return nanoseconds(facts.stx_btime)
 
 
 cdef StatResult new_stat_result(const statx_buf *raw):

@@ -366,6 +366,9 @@ class Parser:
         sign, days = _signed_float(text)
         return self._clock.days(word[1], sign, days)
 
+    def _used(self, word: str, text: str) -> Tree:
+        return self._clock.used(*_signed_float(text))
+
     def _minutes(self, word: str, text: str) -> Tree:
         sign, minutes = _signed_float(text)
         return self._clock.minutes(word[1], sign, minutes)
@@ -396,11 +399,20 @@ class Parser:
 
         if field == "t":
             return parse_moment(argument, self._clock.now)
-        facts = self._stat(argument)
         if field == "B":
-            raise ValueError("the time of birth of a file that is named")
+            return self._birth(argument)
+        facts = self._stat(argument)
         times = {"a": facts.st_atime_ns, "c": facts.st_ctime_ns, "m": facts.st_mtime_ns}
         return times[field]
+
+    def _birth(self, name: str) -> int:
+        from ferrule._core.stat_result import read_birth
+
+        path = os.fsencode(name)
+        try:
+            return read_birth(path, self.command.links != "P")
+        except FileNotFoundError:
+            return read_birth(path, False)
 
     def _stat(self, name: str) -> os.stat_result:
         """As the walk would see a root."""
@@ -604,6 +616,7 @@ _PRIMARIES: dict[str, tuple[Callable[..., Tree], int]] = {
     **dict.fromkeys(("-nouser", "-nogroup", "-empty", "-true", "-false", "-hidden"),
                     (Parser._plain, 0)),
     **dict.fromkeys(("-atime", "-ctime", "-mtime"), (Parser._days, 1)),
+    "-used": (Parser._used, 1),
     **dict.fromkeys(("-amin", "-cmin", "-mmin"), (Parser._minutes, 1)),
     **dict.fromkeys(("-newer", "-anewer", "-cnewer"), (Parser._newer, 1)),
     **dict.fromkeys(("-depth", "-d", "-xdev", "-mount", "-follow", "-daystart", "-noleaf", "-warn",

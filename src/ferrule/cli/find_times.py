@@ -31,6 +31,13 @@ class Clock:
         origin = self.day_start + (DAY - SECOND if sign == "<" else 0)
         return _age_test(field, sign, origin, days, DAY)
 
+    def used(self, sign: str, days: float) -> tuple[Any, ...]:
+        """The test of -used: from the change of the status to the last access."""
+        length = min(round(days * DAY), LIMIT)
+        if sign == "=":
+            return ("time", "used", "=", length - DAY - 1, DAY)
+        return ("time", "used", sign, length)
+
     def minutes(self, field: str, sign: str, minutes: float) -> tuple[Any, ...]:
         """The test of -mmin and its like."""
         return _age_test(field, sign, self.day_start + DAY, minutes, MINUTE)

@@ -179,7 +179,8 @@ static bool has_its_arguments(const struct filter_step *s) {
     case FILTER_GLOB: return s->text && !memchr(s->text, 0, s->length);
     case FILTER_REGEX: return s->text && s->number >= 0 && s->number < SYNTAXES;
     case FILTER_NUMBER: return s->field < NUMBER_FIELDS && s->other >= 0;
-    case FILTER_TIME: return s->field < TIME_FIELDS && s->other >= 0;
+    case FILTER_TIME:
+        return (s->field < TIME_FIELDS || s->field == TIME_USED) && s->other >= 0;
     case FILTER_TARGET_TYPE: return s->other >= FOLLOWS_NONE && s->other <= FOLLOWS_ALL;
     case FILTER_PRINT: return s->number >= 0 && s->number <= UINT8_MAX;
     case FILTER_FORMAT: return s->format != NULL;
@@ -410,6 +411,7 @@ static int64_t time_of(const struct entry_stat *s, int field) {
     case TIME_ACCESS: return s->atime_ns;
     case TIME_CHANGE: return s->ctime_ns;
     case TIME_BIRTH: return s->btime_ns;
+    case TIME_USED: return (int64_t)((uint64_t)s->atime_ns - (uint64_t)s->ctime_ns);
     default: return s->mtime_ns;
     }
 }
@@ -417,6 +419,7 @@ static int64_t time_of(const struct entry_stat *s, int field) {
 static bool test_time(const struct filter_step *s, struct evaluation *e) {
     const struct entry_stat *stat = need_stat(e, s->stat_mask);
     if (!stat || (s->field == TIME_BIRTH && !(stat->mask & STATX_BTIME))) return false;
+    if (s->field == TIME_USED && stat->atime_ns < stat->ctime_ns) return false;
     int64_t time = time_of(stat, s->field);
     if (s->comparison != COMPARE_EQUAL) return compare(s, time);
     return time > s->number && (uint64_t)time - (uint64_t)s->number <= (uint64_t)s->other;

@@ -19,7 +19,9 @@ enum format_letter {
     PIECE_JSON = 'j'    /* all of it, as one line */
 };
 
-enum time_field { TIME_ACCESS, TIME_CHANGE, TIME_MODIFY, TIME_BIRTH, TIME_FIELDS };
+/* Formats know those before TIME_FIELDS. */
+enum time_field { TIME_ACCESS, TIME_CHANGE, TIME_MODIFY, TIME_BIRTH, TIME_FIELDS,
+                  TIME_USED /* access less change; what was not read since then is nothing */ };
 
 /* One kind of file that has a colour: a key of LS_COLORS, and what to send before it. */
 struct entry_colours {
