@@ -345,6 +345,7 @@ cdef class Descriptor:
     cdef op *in_flight
     cdef uint64_t identity       # by which engines know this file, not another of the same number
     cdef uint64_t used_by        # the threads of the crew that had operations on it, as bits
+    cdef uint64_t held_by        # the threads of the crew that are in a call with it, as bits
     cdef bint closing
     cdef Task closer             # who takes it out wakes it
     cdef int check_open(self) except -1
@@ -364,6 +365,10 @@ cdef class Descriptor:
     cdef inline void leave(self) noexcept:
         mutex_unlock(&self.guard)
 
+    # The same around a call that is not ours, lets go of the GIL, and does not wait.
+    cdef bint hold(self, Scheduler s) noexcept
+    cdef void let_go(self, Scheduler s) noexcept
+    cdef int _await_holders(self) except -1
     cdef int64_t perform(self, Scheduler s, Slot *slot, int64_t deadline,
                          bint cancellable=*) except? -4096
     cdef int close_fd(self) except? -1

@@ -76,6 +76,9 @@ cdef extern from *:
 cdef extern from "<errno.h>":
     int ECANCELED, ETIME
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
 cdef extern from "Python.h":
     void PyErr_SetObject(object kind, object exc)
     void PyErr_WriteUnraisable(object source)
@@ -2312,10 +2315,37 @@ cdef class Descriptor:
             return -1
         if waits:
             self._end_all(current_scheduler(), fd)
+        if self.held_by:
+            self._await_holders()
         if self.used_by:
             self._forget(fd)
         self.fd = -1
         return fd
+
+    cdef bint hold(self, Scheduler s) noexcept:
+        if not self.enter():
+            return False
+        self.held_by |= <uint64_t>1 << s.index
+        self.leave()
+        return True
+
+    cdef void let_go(self, Scheduler s) noexcept:
+        mutex_lock(&self.guard)
+        self.held_by &= ~(<uint64_t>1 << s.index)
+        mutex_unlock(&self.guard)
+
+    cdef int _await_holders(self) except -1:
+        # Microseconds.  Not for this thread: there the call itself has led to the close.
+        cdef Scheduler here = scheduler_or_none()
+        cdef uint64_t mine = 0 if here is None else <uint64_t>1 << here.index
+        cdef bint held = True
+        while held:
+            with nogil:
+                sched_yield()
+            mutex_lock(&self.guard)
+            held = self.held_by & ~mine != 0
+            mutex_unlock(&self.guard)
+        return 0
 
     cdef int _forget(self, int fd) except -1:
         """Let the engines know that the number will be another file's."""

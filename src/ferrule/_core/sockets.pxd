@@ -45,6 +45,7 @@ cdef class SocketCore(Descriptor):
     cdef int _pass_turn(self, Scheduler s) except -1
     cdef int64_t _try_accept(self, Scheduler s, Slot *slot) except? -4096
     cdef object _connect_unix(self, Scheduler s, object address)
+    cdef object _call(self, Scheduler s, object fn, tuple args)
     cdef object _repeat(self, Scheduler s, int kind, int events, int64_t deadline, bint waits,
                         object fn, tuple args)
     cdef int _send_message(self, Scheduler s, int64_t deadline, bint waits, list buffers,

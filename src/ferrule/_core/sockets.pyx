@@ -715,13 +715,13 @@ cdef class SocketCore(Descriptor):
         if self.timeout_ns < 0:
             self._sock.setblocking(False)
         try:
-            err = self._sock.connect_ex(address)
+            err = self._call(s, self._sock.connect_ex, (address,))
             if err == EINPROGRESS and self.timeout_ns:
                 deadline = self._deadline()
                 while err == EINPROGRESS or err == EALREADY:
                     self._wait_ready(s, POLLOUT, deadline, address)
                     self.check_open()
-                    err = self._sock.connect_ex(address)
+                    err = self._call(s, self._sock.connect_ex, (address,))
                 if err == EISCONN:
                     err = 0
         finally:
@@ -770,6 +770,14 @@ cdef class SocketCore(Descriptor):
         finally:
             self._pass_turn(s)
 
+    cdef object _call(self, Scheduler s, object fn, tuple args):
+        if not self.hold(s):
+            raise_error(-EBADF)
+        try:
+            return fn(*args)
+        finally:
+            self.let_go(s)
+
     cdef object _repeat(self, Scheduler s, int kind, int events, int64_t deadline, bint waits,
                         object fn, tuple args):
         cdef int64_t result
@@ -781,7 +789,7 @@ cdef class SocketCore(Descriptor):
             try:
                 if result < 0:
                     raise_error(result)
-                value = fn(*args)
+                value = self._call(s, fn, args)
                 break
             except BlockingIOError:
                 if self.timeout_ns == 0 or not waits:
