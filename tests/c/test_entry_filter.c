@@ -410,9 +410,9 @@ static void threads_share_a_filter(void) {
         .on_true = FILTER_ENDS_TRUE, .on_false = FILTER_ENDS_FALSE});
     add(f, (struct filter_step){.kind = FILTER_UNOWNED, .on_true = regex,
                                 .on_false = FILTER_ENDS_FALSE});
-    pthread_t threads[4];
-    for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, evaluate_often, f);
-    for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+    pthread_t threads[12]; /* more than there are copies of the expression */
+    for (int i = 0; i < 12; i++) pthread_create(&threads[i], NULL, evaluate_often, f);
+    for (int i = 0; i < 12; i++) pthread_join(threads[i], NULL);
     filter_drop(f);
 }
 

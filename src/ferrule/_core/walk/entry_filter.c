@@ -59,24 +59,53 @@ static const struct { const char *name; reg_syntax_t bits; } syntaxes[] = {
     {"sed", RE_SYNTAX_SED},
 };
 
-static const char *compile_regex(struct filter_step *s) {
-    s->regex = calloc(1, sizeof *s->regex);
-    if (!s->regex) return "out of memory";
+/* glibc locks an expression while it matches, so threads would take turns: there is one for each,
+ * compiled when it is needed.  Threads beyond their number share the first. */
+#define COPIES 8
+struct filter_regex {
+    struct { uint32_t is_taken, is_compiled; struct re_pattern_buffer pattern; } copies[COPIES];
+};
+
+static const char *compile_copy(const struct filter_step *s, int i) {
+    struct re_pattern_buffer *pattern = &s->regex->copies[i].pattern;
     pthread_mutex_lock(&syntax_mutex);
     reg_syntax_t bits = syntaxes[s->number].bits | (s->ignore_case ? RE_ICASE : 0);
     reg_syntax_t before = re_set_syntax(bits);
-    const char *complaint = re_compile_pattern(s->text, s->length, s->regex);
+    const char *complaint = re_compile_pattern(s->text, s->length, pattern);
     re_set_syntax(before);
     pthread_mutex_unlock(&syntax_mutex);
+    if (!complaint) s->regex->copies[i].is_compiled = 1;
+    else regfree(pattern);
     return complaint;
 }
 
+static const char *compile_regex(struct filter_step *s) {
+    s->regex = calloc(1, sizeof *s->regex);
+    return s->regex ? compile_copy(s, 0) : "out of memory";
+}
+
+/* One that no other thread has; -1: there is none. */
+static int take_copy(const struct filter_step *s) {
+    for (int i = 0; i < COPIES; i++) {
+        if (ATOMIC_SWAP(&s->regex->copies[i].is_taken, 1, ACQUIRE)) continue;
+        if (s->regex->copies[i].is_compiled || !compile_copy(s, i)) return i;
+        ATOMIC_STORE(&s->regex->copies[i].is_taken, 0, RELEASE);
+        break;
+    }
+    return -1;
+}
+
 static bool match_regex(const struct filter_step *s, const char *text, uint32_t length) {
-    return re_match(s->regex, text, (regoff_t)length, 0, NULL) == (regoff_t)length;
+    int i = take_copy(s);
+    struct re_pattern_buffer *pattern = &s->regex->copies[i < 0 ? 0 : i].pattern;
+    bool matches = re_match(pattern, text, (regoff_t)length, 0, NULL) == (regoff_t)length;
+    if (i >= 0) ATOMIC_STORE(&s->regex->copies[i].is_taken, 0, RELEASE);
+    return matches;
 }
 
 static void free_regex(struct filter_step *s) {
-    if (s->regex) regfree(s->regex);
+    for (int i = 0; s->regex && i < COPIES; i++)
+        if (s->regex->copies[i].is_compiled) regfree(&s->regex->copies[i].pattern);
     free(s->regex);
 }
 #else
@@ -85,13 +114,15 @@ static const struct { const char *name; int flags; } syntaxes[] = {
     {"posix-basic", 0},
 };
 
+struct filter_regex { regex_t pattern; };
+
 static const char *compile_regex(struct filter_step *s) {
     if (memchr(s->text, 0, s->length)) return "it has a zero byte";
-    regex_t *regex = calloc(1, sizeof *regex);
+    struct filter_regex *regex = calloc(1, sizeof *regex);
     if (!regex) return "out of memory";
     int flags = syntaxes[s->number].flags | (s->ignore_case ? REG_ICASE : 0);
-    switch (regcomp(regex, s->text, flags)) {
-    case 0: s->regex = (struct re_pattern_buffer *)regex; return NULL;
+    switch (regcomp(&regex->pattern, s->text, flags)) {
+    case 0: s->regex = regex; return NULL;
     case REG_ESPACE: free(regex); return "out of memory";
     default: free(regex); return "it is no regular expression";
     }
@@ -100,12 +131,12 @@ static const char *compile_regex(struct filter_step *s) {
 /* Of those that begin first POSIX takes the longest. */
 static bool match_regex(const struct filter_step *s, const char *text, uint32_t length) {
     regmatch_t all = {0, (regoff_t)length};
-    return regexec((const regex_t *)s->regex, text, 1, &all, REG_STARTEND) == 0 &&
+    return regexec(&s->regex->pattern, text, 1, &all, REG_STARTEND) == 0 &&
            all.rm_so == 0 && all.rm_eo == (regoff_t)length;
 }
 
 static void free_regex(struct filter_step *s) {
-    if (s->regex) regfree((regex_t *)s->regex);
+    if (s->regex) regfree(&s->regex->pattern);
     free(s->regex);
 }
 #endif

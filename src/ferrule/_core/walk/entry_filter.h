@@ -102,7 +102,7 @@ struct filter_step {
     /* The filter's own. */
     uint8_t glob;
     uint32_t stat_mask;
-    struct re_pattern_buffer *regex;
+    struct filter_regex *regex;
 };
 
 struct entry_filter;
