@@ -157,14 +157,14 @@ a -mtime -0
 a -mtime +0
 a -mtime 0.5
 a -mtime -1
-a -used 0
-a -used 1
-a -used +0
-a -used -1
-a -used +2
-a -used -30
-a -used 2.5
-a -used +0.5
+a -type f -used 0
+a -type f -used 1
+a -type f -used +0
+a -type f -used -1
+a -type f -used +2
+a -type f -used -30
+a -type f -used 2.5
+a -type f -used +0.5
 a -atime +5
 a -atime -5
 a -ctime 0
