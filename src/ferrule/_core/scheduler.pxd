@@ -36,6 +36,12 @@ cdef extern from "mutex.h":
     void mutex_unlock(mutex *m) noexcept nogil
 
 
+cdef extern from "attempts.h":
+    void attempt_begin(uint32_t *n) noexcept nogil
+    void attempt_end(uint32_t *n) noexcept nogil
+    bint attempts_go_on(uint32_t *n) noexcept nogil
+
+
 cdef enum TaskState:
     NEW         # never ran; may still go to any fiber
     READY       # in the ready queue
@@ -345,6 +351,7 @@ cdef class Descriptor:
     cdef op *in_flight
     cdef uint64_t identity       # by which engines know this file, not another of the same number
     cdef uint64_t used_by        # the threads of the crew that had operations on it, as bits
+    cdef uint32_t attempts       # that go on just now, beside the operations
     cdef uint64_t held_by        # the threads of the crew that are in a call with it, as bits
     cdef bint closing
     cdef Task closer             # who takes it out wakes it
@@ -354,16 +361,16 @@ cdef class Descriptor:
     cdef int unlink(self, op *o) except -1
 
     # Around an attempt at the number that is no operation: no other thread closes it meanwhile.
-    # False once closing.  The guard is held: see mutex.h for what may not be done.
+    # False once closing.  In between no Python code runs.
     cdef inline bint enter(self) noexcept:
-        mutex_lock(&self.guard)
+        attempt_begin(&self.attempts)
         if self.fd >= 0 and not self.closing:
             return True
-        mutex_unlock(&self.guard)
+        attempt_end(&self.attempts)
         return False
 
     cdef inline void leave(self) noexcept:
-        mutex_unlock(&self.guard)
+        attempt_end(&self.attempts)
 
     # The same around a call that is not ours, lets go of the GIL, and does not wait.
     cdef bint hold(self, Scheduler s) noexcept

@@ -2315,6 +2315,9 @@ cdef class Descriptor:
             return -1
         if waits:
             self._end_all(current_scheduler(), fd)
+        while attempts_go_on(&self.attempts):
+            with nogil:
+                sched_yield()
         if self.held_by:
             self._await_holders()
         if self.used_by:
@@ -2323,11 +2326,12 @@ cdef class Descriptor:
         return fd
 
     cdef bint hold(self, Scheduler s) noexcept:
-        if not self.enter():
-            return False
-        self.held_by |= <uint64_t>1 << s.index
-        self.leave()
-        return True
+        mutex_lock(&self.guard)
+        cdef bint is_open = self.fd >= 0 and not self.closing
+        if is_open:
+            self.held_by |= <uint64_t>1 << s.index
+        mutex_unlock(&self.guard)
+        return is_open
 
     cdef void let_go(self, Scheduler s) noexcept:
         mutex_lock(&self.guard)
