@@ -6,7 +6,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +24,23 @@ def settle() -> None:
         ferrule.sleep(0)
     if ferrule.current_runtime().threads > 1:
         await_others()
+
+
+def spawn_in_order(calls: Iterable[Callable[[], Any]]) -> list[ferrule.Task[Any]]:
+    """Tasks of which each waits before the next one is there, on whichever thread it is."""
+    tasks = []
+    for call in calls:
+        tasks.append(ferrule.spawn(call))
+        settle()
+    return tasks
+
+
+def cancel_here_and_there(*tasks: ferrule.Task[Any]) -> None:
+    """Cancel tasks, and let the other loop threads hear of it; with one this does not switch."""
+    for task in tasks:
+        task.cancel()
+    if ferrule.current_runtime().threads > 1:
+        pass_through_every_loop()
 
 
 def await_others() -> None:

@@ -6,13 +6,14 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 import ferrule
 from ferrule import Condition, Lock, RLock
-from sync_support import OSThread, World, alarm, settle
+from sync_support import OSThread, World, alarm, cancel_here_and_there, settle, spawn_in_order
 
 Run = Callable[..., Any]
 
@@ -160,7 +161,6 @@ def test_a_holder_of_a_plain_lock_is_known_too(run: Run) -> None:
     run(main)
 
 
-@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_waiters_are_served_in_the_order_they_came(run: Run) -> None:
     def main() -> None:
         condition, order = Condition(), []
@@ -170,8 +170,7 @@ def test_waiters_are_served_in_the_order_they_came(run: Run) -> None:
                 condition.wait()
                 order.append(n)
 
-        tasks = [ferrule.spawn(waiter, n) for n in range(5)]
-        settle()
+        tasks = spawn_in_order(partial(waiter, n) for n in range(5))
         for _ in tasks:
             with condition:
                 condition.notify()
@@ -264,16 +263,15 @@ def test_a_notification_wins_over_a_cancellation(run: Run) -> None:
     run(main)
 
 
-@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_a_notification_is_not_lost_on_a_waiter_that_was_cancelled_first(run: Run) -> None:
     def main() -> None:
         condition = Condition()
-        tasks = [ferrule.spawn(wait_in, condition) for _ in range(3)]
-        settle()
+        tasks = spawn_in_order([partial(wait_in, condition)] * 3)
         with condition:
-            tasks[0].cancel()
+            cancel_here_and_there(tasks[0])
             condition.notify()
         assert tasks[1].result() is True
+        tasks[0].join()
         assert tasks[0].cancelled()
         tasks[2].cancel()
 

@@ -218,18 +218,23 @@ def test_a_generator_may_park_and_move_between_fibers(run: Run) -> None:
     run(main)
 
 
-@pytest.mark.one_thread("what was spawned has to have run by the next switch")
 def test_two_fibers_in_one_generator_get_the_ordinary_error(run: Run) -> None:
     def main() -> None:
+        go, inside = ferrule.Event(), ferrule.Event()
+
         def numbers() -> Iterator[int]:
-            ferrule.sleep(0.001)
+            inside.set()
+            go.wait()
             yield 1
 
         generator = numbers()
-        first, second = ferrule.spawn(next, generator), ferrule.spawn(next, generator)
-        assert first.result() == 1
+        first = ferrule.spawn(next, generator)
+        inside.wait()
+        second = ferrule.spawn(next, generator)
         with pytest.raises(ValueError, match="already executing"):
             second.result()
+        go.set()
+        assert first.result() == 1
 
     run(main)
 

@@ -7,13 +7,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 import ferrule
 from ferrule import Lock, RLock
-from sync_support import OSThread, World, alarm, settle
+from sync_support import OSThread, World, alarm, cancel_here_and_there, settle, spawn_in_order
 
 Run = Callable[..., Any]
 Kind = type[Lock] | type[RLock]
@@ -120,7 +121,6 @@ def test_exclusion(world: World) -> None:
 # ---- hand-over ----
 
 
-@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_a_lock_excludes_and_is_handed_over_in_order(run: Run) -> None:
     def main() -> None:
         lock, inside, order = Lock(), [], []
@@ -133,9 +133,10 @@ def test_a_lock_excludes_and_is_handed_over_in_order(run: Run) -> None:
                 inside.remove(n)
                 order.append(n)
 
-        with ferrule.TaskGroup() as group:
-            for n in range(5):
-                group.spawn(body, n)
+        with lock:
+            tasks = spawn_in_order(partial(body, n) for n in range(5))
+        for task in tasks:
+            task.result()
         assert order == [0, 1, 2, 3, 4]
         assert not lock.locked()
 
@@ -194,17 +195,15 @@ def test_a_lock_handed_to_a_task_that_is_then_cancelled_is_not_lost(run: Run) ->
     run(main)
 
 
-@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_a_cancelled_waiter_leaves_the_queue_for_the_lock(run: Run) -> None:
     def main() -> None:
         lock = Lock()
         lock.acquire()
-        waiters = [ferrule.spawn(lock.acquire) for _ in range(3)]
-        settle()
-        waiters[0].cancel()
-        waiters[1].cancel()
+        waiters = spawn_in_order([lock.acquire] * 3)
+        cancel_here_and_there(*waiters[:2])
         lock.release()
         assert waiters[2].result()
+        ferrule.wait(waiters)
         assert waiters[0].cancelled()
         assert waiters[1].cancelled()
 

@@ -10,13 +10,14 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 import ferrule
 from ferrule import LifoQueue, PriorityQueue, Queue, QueueShutDown
-from sync_support import OSThread, World, alarm, settle
+from sync_support import OSThread, World, alarm, cancel_here_and_there, settle, spawn_in_order
 
 Run = Callable[..., Any]
 KINDS = ["Queue", "LifoQueue", "PriorityQueue"]
@@ -151,17 +152,14 @@ def test_items_cross_between_fibers_in_order(run: Run, maxsize: int) -> None:
     run(main)
 
 
-@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_getters_and_putters_are_served_in_the_order_they_came(run: Run) -> None:
     def main() -> None:
         items: Queue[int] = Queue(1)
-        getters = [ferrule.spawn(items.get) for _ in range(3)]
-        settle()
+        getters = spawn_in_order([items.get] * 3)
         for n in range(3):
             items.put(n)
         assert [getter.result() for getter in getters] == [0, 1, 2]
-        putters = [ferrule.spawn(items.put, n) for n in range(4)]
-        settle()
+        putters = spawn_in_order(partial(items.put, n) for n in range(4))
         assert [items.get() for _ in range(4)] == [0, 1, 2, 3]
         for putter in putters:
             putter.result()
@@ -199,14 +197,12 @@ def test_get_and_put_with_timeouts(run: Run) -> None:
     run(main)
 
 
-@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_a_cancelled_put_does_not_put(run: Run) -> None:
     def main() -> None:
         items: Queue[int] = Queue(1)
         items.put(1)
-        cancelled, other = ferrule.spawn(items.put, 2), ferrule.spawn(items.put, 3)
-        settle()
-        cancelled.cancel()
+        cancelled, other = spawn_in_order(partial(items.put, n) for n in (2, 3))
+        cancel_here_and_there(cancelled)
         assert [items.get(), items.get()] == [1, 3]
         other.result()
         assert items.unfinished_tasks == 2

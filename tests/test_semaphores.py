@@ -11,7 +11,7 @@ import pytest
 
 import ferrule
 from ferrule import BoundedSemaphore, Semaphore
-from sync_support import OSThread, World, alarm, settle
+from sync_support import OSThread, World, alarm, cancel_here_and_there, settle, spawn_in_order
 
 Run = Callable[..., Any]
 both = pytest.mark.parametrize("name", ["Semaphore", "BoundedSemaphore"])
@@ -116,15 +116,14 @@ def test_a_permit_wins_over_a_cancellation_and_is_not_lost(run: Run) -> None:
     run(main)
 
 
-@pytest.mark.one_thread("they stand in the order of their spawning")
 def test_a_cancelled_waiter_takes_no_permit(run: Run) -> None:
     def main() -> None:
         permits = Semaphore(0)
-        cancelled, other = ferrule.spawn(permits.acquire), ferrule.spawn(permits.acquire)
-        settle()
-        cancelled.cancel()
+        cancelled, other = spawn_in_order([permits.acquire] * 2)
+        cancel_here_and_there(cancelled)
         permits.release()
         assert other.result()
+        cancelled.join()
         assert cancelled.cancelled()
         assert not permits.acquire(False)
 
