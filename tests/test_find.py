@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ferrule.cli import find as find_command
+from ferrule.cli import find_times
 from find_support import GNU, Finding, grow_tree, needs_gnu
 
 pytestmark = needs_gnu
@@ -189,6 +190,7 @@ a -neweram a/b/none
 a -newerca a/b/none
 a -newermt 2025-06-01
 a -newermt @1000000000
+a -newermt 1970-01-01T00:00:00.000000001
 a -newermt 2030-01-01T10:00:00
 a -samefile a/notes.txt
 a -samefile a/link
@@ -292,9 +294,61 @@ def test_ls_lists_what_gnu_find_lists(find: Finding) -> None:
     assert listed == find.gnu("a/b", "-maxdepth", "0", "-ls").out
 
 
+# No birth times here: few builds of GNU find know them.
+@pytest.mark.parametrize("ours", "acm")
+@pytest.mark.parametrize("theirs", "acm")
+def test_each_time_is_compared_with_each(find: Finding, ours: str, theirs: str) -> None:
+    time.sleep(0.02)  # by the kernel's clock after the tree was made
+    find.ours("-L", "a")  # whoever is first sets when directories and links were read
+    for name in ("a/b/none", "a/.hidden", "a/link", "a/nothing"):
+        find.same("a", f"-newer{ours}{theirs}", name)
+        find.same("-L", "a", f"-newer{ours}{theirs}", name)
+
+
+@pytest.mark.parametrize("letter", "@+aAbBcCdDeFgGhHIjklmMnprRsStTuUVwWxXyYzZ")
+def test_each_part_of_each_time_is_written_as_by_gnu_find(find: Finding, letter: str) -> None:
+    written = "|".join(f"%{time}{letter}|%-30{time}{letter}|%.3{time}{letter}" for time in "ACT")
+    find.same("a", "-type", "f", "-printf", f"%p|{written}\\n")
+
+
+DATES = ("2026-01-31", "2026-01-31 12:30", "2026-01-31T12:00:00+01:00", "20260131", "12:00",
+         "@1700000000.5", "3 days ago", "-3 days", "1 hour", "+2 weeks", "2 fortnights ago",
+         "90 min ago", "-1 day ago", "now", "today", "yesterday", "tomorrow")
+
+
+@pytest.mark.parametrize("date", DATES)
+def test_a_date_is_what_gnu_find_takes_it_for(tmp_path: Path, capfdbinary: Any, date: str) -> None:
+    now = time.time_ns()
+    moment = find_times.parse_moment(date, now)
+    for name, after in (("before", -90), ("after", 90)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, ns=(moment, moment + after * 10**9))
+    found = Finding(tmp_path, capfdbinary).same(".", "-type", "f", "-newermt", date)
+    assert found.out.split() == [b"./after"]
+
+
 def test_the_birth_time_is_compared(find: Finding) -> None:
     assert len(find.ours("a/b", "-maxdepth", "0", "-newerBt", "2020-01-01").out) > 0
     assert len(find.ours("a/b", "-maxdepth", "0", "-newerBt", "2090-01-01").out) == 0
+
+
+def test_the_birth_time_is_compared_with_each_time_of_a_file(find: Finding) -> None:
+    long_ago, years_ahead = "a/b/none", "a/.hidden"  # their times of access and of change
+    words = ("a/b", "-maxdepth", "0")
+    assert find.ours(*words, "-newerBa", long_ago).out == b"a/b\n"
+    assert find.ours(*words, "-newerBm", long_ago).out == b"a/b\n"
+    assert find.ours(*words, "-newerBm", years_ahead).out == b""
+    assert find.ours(*words, "-newerBc", long_ago).out == b""  # which was set when all was there
+    assert find.ours(*words, "-newerBB", "a/b").out == b""
+
+
+def test_the_parts_of_the_birth_time_are_written(find: Finding) -> None:
+    words = ("a/b", "-maxdepth", "0", "-printf")
+    (told,) = find.ours(*words, "%B@").out.split()
+    born = time.localtime(int(told.split(b".")[0]))
+    for letter in "dFHjmpTuYZ":
+        written = find.ours(*words, f"%B{letter}").out.decode()
+        assert written.startswith(time.strftime(f"%{letter}", born))
 
 
 def test_a_time_is_compared_with_the_birth_of_a_file(tmp_path: Path, capfd: Any) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ferrule.cli import find_format, find_modes, find_times
+from ferrule.cli import find_expression, find_format, find_modes, find_times
 from ferrule.cli.find_errors import FindError, explain
 from ferrule.cli.find_expression import Parser
 from find_support import Finding
 
 PRINT = ("print", 0, 10)
+MANUAL = Path(__file__).parent.parent / "docs" / "find.md"
 
 
 def tree_of(*words: str) -> Any:
@@ -98,6 +101,13 @@ def test_sizes_have_units(text: str, expected: Any) -> None:
         ("a -exce x ;", "unknown test or action ‘-exce’; did you mean -exec?", "-exce"),
         ("a -newermm", "-newermm needs an argument", "-newermm"),
         ("a --jsn", "did you mean --json?", "--jsn"),
+        ("a -context x", "there is no -context here: SELinux is not asked", "-context"),
+        ("-D tree a", "there is no -D here: how an expression is carried out is not told", "-D"),
+        ("a -help", "say ferrule find --help", "-help"),
+        ("a -E -regex x", "say -regextype posix-extended", "-E"),
+        ("a -limit 3", "say -print | head -n N", "-limit"),
+        ("a -printf %Z", "there is no %Z here: SELinux is not asked", "%Z"),
+        ("a -newertm b", "-newerXY takes a, B, c or m for X", "-newertm"),
         ("a -xyzzyx", "unknown test or action ‘-xyzzyx’", "-xyzzyx"),
         ("a -name", "-name needs an argument", "-name"),
         ("a -fprintf x", "-fprintf needs 2 arguments", "-fprintf"),
@@ -155,6 +165,21 @@ def test_what_is_wrong_is_said_and_underlined(words: str, message: str, underlin
     begin = marks.index("^")
     assert command[begin : begin + marks.count("^")] == underlined
     assert len(marks) == begin + marks.count("^")
+
+
+def test_the_manual_names_every_test_and_action() -> None:
+    manual = MANUAL.read_text()
+    assert [word for word in find_expression._PRIMARIES if f"`{word}" not in manual] == []
+
+
+def test_the_examples_of_the_manual_are_understood() -> None:
+    manual = MANUAL.read_text().split("\n")
+    lines = [line for line in manual if line.startswith("    ferrule find ")]
+    examples = [shlex.split(line, comments=True) for line in lines if " [path" not in line]
+    assert len(examples) > 8
+    for words in examples:
+        end = words.index("|") if "|" in words else None
+        assert Parser(words[2:end]).parse().warnings == []
 
 
 def test_a_long_command_is_shown_around_what_is_wrong() -> None:
@@ -228,11 +253,20 @@ def test_moments() -> None:
     assert parse("@-1", now) == -1_000_000_000
     assert parse("2 days ago", now) == now - 2 * 86_400_000_000_000
     assert parse("yesterday", now) == now - 86_400_000_000_000
+    assert parse("tomorrow", now) == now + 86_400_000_000_000
+    assert parse("-2 days", now) == now - 2 * 86_400_000_000_000
+    assert parse("+1 hour", now) == now + 3600 * 1_000_000_000
+    assert parse("-1 hours ago", now) == now + 3600 * 1_000_000_000
+    midnight = parse(time.strftime("%Y-%m-%d", time.localtime(now // 1_000_000_000)), now)
+    assert parse("00:00", now) == midnight
+    assert parse("00:00:07.25", now) == midnight + 7_250_000_000
+    assert parse("1970-01-01T00:00:00.1234567899Z", now) == 123_456_789
     assert parse("1970-01-02T00:00:00Z", now) == 86_400_000_000_000
     assert parse("1970-01-01 01:00:00.5+01:00", now) == 500_000_000
     local = time.mktime((2026, 1, 31, 0, 0, 0, 0, 0, -1))
     assert parse("2026-01-31", now) == int(local) * 1_000_000_000
-    for text in ("", "@", "@x", "x days ago", "3 moons ago", "31.1.2026"):
+    for text in ("", "@", "@x", "x days ago", "3 moons ago", "31.1.2026", "3 days from",
+                 "25:00"):
         with pytest.raises(ValueError):
             parse(text, now)
 

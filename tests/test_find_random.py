@@ -22,8 +22,9 @@ MODES = ("644", "-111", "/222", "-u+s", "/g=x,o+t", "u=rwx,go=rx", "-4000", "/70
 SIZES = ("0", "-1", "+0", "1", "2", "+1k", "-2k", "511c", "-513c", "+512c", "1M", "-1M", "5b")
 AGES = ("0", "1", "-1", "+1", "+0", "-2", "2", "+100", "-0.5", "0.9")
 MINUTES = ("0", "-1", "1", "+1", "-60", "60", "61", "+1439", "-1440", "1500")
+DATES = ("2026-01-31", "@1000000000", "2030-01-01T10:00:00Z", "2 days ago", "-20 hours")
 FORMATS = ("%p\\n", "%f %P %H %d\\n", "%m %M %s %n\\n", "%y%Y %l\\n", "%5d|%-7.3f|\\n",
-           "%T@ %Ts\\n", "%k %b %i %U %G\\n", "\\101%%\\n")
+           "%T@ %Ts %AZ %C+\\n", "%k %b %i %U %G\\n", "\\101%%\\n")
 
 
 def random_test(chance: random.Random) -> list[str]:
@@ -43,6 +44,7 @@ def random_test(chance: random.Random) -> list[str]:
         ["-uid", chance.choice(("0", "+0", "-1"))],
         [chance.choice(("-newer", "-anewer", "-cnewer")), "old"],
         [f"-newer{chance.choice('acm')}{chance.choice('acm')}", "top"],
+        [f"-newer{chance.choice('acm')}t", chance.choice(DATES)],
         ["-samefile", "top"],
         ["-type", "f", "-used", chance.choice(AGES)],  # reading a directory sets its time of access
         ["-empty"], ["-true"], ["-false"], ["-readable"], ["-writable"], ["-executable"],

@@ -21,6 +21,16 @@ _OPERATORS = {
 _SIGNS = {"+": ">", "-": "<"}
 _SIZES = {"c": 1, "w": 2, "b": 512, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40,
           "P": 1 << 50}
+_ELSEWHERE = {  # what other find commands have, and what to say here
+    "-context": "SELinux is not asked; for its contexts: -exec stat -c '%C %n' {} +",
+    "-D": "how an expression is carried out is not told; leave it out",
+    "-help": "say ferrule find --help", "-version": "say ferrule find --version",
+    "-E": "say -regextype posix-extended before -regex",
+    "-X": "for xargs: -print0, and xargs -0", "-s": "say --sorted", "-S": "say --sorted",
+    "-mnewer": "say -newer",
+    "-nohidden": "say -hidden -prune -o …", "-exclude": "say ( … ) -prune -o …",
+    "-limit": "say -print | head -n N",
+}
 _NUMBER_LIMIT = (1 << 63) - 1
 _DEPTH_LIMIT = (1 << 32) - 1
 _NEWLINE, _ZERO = 10, 0
@@ -263,6 +273,8 @@ class Parser:
     def _complain_of(self, word: str) -> None:
         if not word.startswith("-"):
             raise FindError(f"paths must come before the expression: {quote(word)}", self._at)
+        if word in _ELSEWHERE:
+            raise FindError(f"there is no {word} here: {_ELSEWHERE[word]}", self._at)
         known = [*_PRIMARIES, "-newermt", *_OPERATORS, "--json", "--stat", "--sorted", "-color",
                  "-nocolor"]
         raise FindError(f"unknown test or action {quote(word)}", self._at, wrong=word, known=known)
@@ -390,7 +402,7 @@ class Parser:
         except (ValueError, OverflowError) as exc:
             raise FindError(
                 f"{word}: no time that is understood: {quote(argument)}; write 2026-01-31, "
-                "2026-01-31T12:00, @seconds or \"2 days ago\"", at + 1) from exc
+                "2026-01-31T12:00, 12:00, @seconds or \"2 days ago\"", at + 1) from exc
         except OSError as exc:
             raise FindError(f"{quote(argument)}: {exc.strerror}", at, 2) from exc
 

@@ -96,6 +96,9 @@ class Format:
             raise ValueError("% at the end of the format")
         letter = text[self._at]
         self._at += 1
+        if letter == "Z":
+            raise ValueError("there is no %Z here: SELinux is not asked; for its contexts: "
+                             "-exec stat -c '%C %n' {} +")
         if letter not in _DIRECTIVES:
             self.warnings.append(f"unknown directive {text[start:self._at]} stands for itself")
             self._literal(os.fsencode(text[start : self._at]))

@@ -11,7 +11,8 @@ operators, the closest first:  ( E )   ! E, -not E   E E, E -a E   E -o E   E , 
 tests (n: a number, +n more, -n less)
   -name -iname -path -ipath -lname -ilname PATTERN    -regex -iregex REGEX, -regextype TYPE
   -type -xtype bcdpfls    -size n[cwbkMGTP]    -empty    -links n  -inum n  -samefile FILE
-  -amin -cmin -mmin -atime -ctime -mtime n    -newer -anewer -cnewer FILE    -newerXY FILE|TIME
+  -amin -cmin -mmin -atime -ctime -mtime n    -used n
+  -newer -anewer -cnewer FILE    -newerXY FILE|TIME  (a c m B, and for Y also t)
   -perm [-/]MODE    -readable -writable -executable    -user -group NAME    -uid -gid n
   -nouser -nogroup    -fstype TYPE    -hidden    -true    -false
 

@@ -11,6 +11,7 @@ DAY = 86_400 * SECOND
 LIMIT = (1 << 63) - 1
 _UNITS = {"sec": 1, "second": 1, "min": 60, "minute": 60, "hour": 3600, "day": 86_400,
           "week": 604_800, "fortnight": 1_209_600}
+_DAYS = {"now": 0, "today": 0, "yesterday": -1, "tomorrow": 1}
 
 
 class Clock:
@@ -54,20 +55,30 @@ def _age_test(field: str, sign: str, origin: int, count: float, unit: int) -> tu
 
 
 def parse_moment(text: str, now: int) -> int:
-    """A date of -newermt: ISO 8601, @seconds, now, today, yesterday, or "3 days ago".
+    """A date of -newermt: ISO 8601, a time of today, @seconds, now, today, yesterday, tomorrow, or
+    "3 days ago" and "-3 days".
 
     Raises ValueError.
     """
-    words = text.strip().lower().split()
+    words = text.lower().split()
     if text.startswith("@"):
         return _from_decimal(text[1:])
-    if words == ["now"]:
-        return now
-    if words in (["today"], ["yesterday"]):  # as date(1): this time of the day
-        return now - (DAY if words == ["yesterday"] else 0)
-    if len(words) == 3 and words[2] == "ago":
-        return now - int(words[0]) * _unit(words[1]) * SECOND
-    return _from_iso(text.strip())
+    if len(words) == 1 and words[0] in _DAYS:  # as date(1): this time of the day
+        return now + _DAYS[words[0]] * DAY
+    if len(words) in (2, 3) and _is_number(words[0]):
+        return _from_distance(words, now)
+    return _from_iso(text.strip(), now)
+
+
+def _is_number(word: str) -> bool:
+    return word.removeprefix("-").removeprefix("+").isdecimal()
+
+
+def _from_distance(words: list[str], now: int) -> int:
+    if words[2:] not in ([], ["ago"]):
+        raise ValueError(f"not ago: {words[2]}")
+    distance = int(words[0]) * _unit(words[1]) * SECOND
+    return now - distance if words[2:] else now + distance
 
 
 def _unit(word: str) -> int:
@@ -84,10 +95,15 @@ def _from_decimal(text: str) -> int:
     return -moment if negative else moment
 
 
-def _from_iso(text: str) -> int:
+def _from_iso(text: str, now: int) -> int:
+    import re
     from datetime import UTC, datetime, timedelta
 
-    moment = datetime.fromisoformat(text)
+    if text[2:3] == ":":  # of today
+        text = f"{datetime.fromtimestamp(now // SECOND):%Y-%m-%d}T{text}"
+    parts = re.fullmatch(r"(.*:\d\d)[.,](\d+)(\D.*)?", text)  # datetime has microseconds
+    fraction = int((parts[2] + "00000000")[:9]) if parts else 0
+    moment = datetime.fromisoformat(parts[1] + (parts[3] or "") if parts else text)
     # A naive one is local time, also where the local clock was set forward.
     since = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-    return since // timedelta(microseconds=1) * 1000
+    return since // timedelta(seconds=1) * SECOND + fraction
