@@ -399,11 +399,13 @@ static int begin_visit(struct visit *v, struct walk_worker *w, struct walk_node 
         .at = w->path + w->prefix, .fetch_stat = fetch_stat, .open_dir = open_dir, .walk = w};
     v->worker = w;
     v->dir = dir;
+    v->follow = v->stat_error = 0;
     return (w->walk->is_plain && type != DT_UNKNOWN) || (resolve_type(v) == 0 && !is_excluded(v));
 }
 
 static int visit_found(struct walk_worker *w, struct walk_node *dir, const struct found *e) {
-    struct visit v = {0};
+    struct visit v;
+    v.again = 0;
     return begin_visit(&v, w, dir, e) ? visit(&v) : 0;
 }
 
@@ -421,7 +423,8 @@ static int prunes_again(struct visit *v) {
 
 /* An entry that was given before, in a directory that is read again. */
 static void go_down_again(struct walk_worker *w, struct walk_frame *f, const struct found *e) {
-    struct visit v = {.again = 1};
+    struct visit v;
+    v.again = 1;
     int may_be_directory = e->type == DT_DIR || e->type == DT_UNKNOWN || w->walk->no_types ||
                            (e->type == DT_LNK && w->walk->config.links == LINKS_ALWAYS);
     if (!may_be_directory || !begin_visit(&v, w, f->node, e)) return;
