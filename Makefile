@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 BUILD := build/dev
 BENCH_VENV := .venv-bench
 comma := ,
+# Without make's jobserver, which ninja would look for in vain: only lines with $(MAKE) are given it.
+ALONE := MAKEFLAGS=
+WITH_TOOLS := $(ALONE) PATH="$(CURDIR)/$(BIN):$$PATH"
 WALK_PEERS_SCRIPT := ../shared/deps/walk-peers.sh
 SANITIZED := build/sanitize
 SANITIZE_FLAGS := -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
@@ -36,7 +39,7 @@ endif
 $(LIBKQUEUE)/.unpacked: $(LIBKQUEUE_PACKAGES) $(VENV)/.deps
 	rm -rf $(LIBKQUEUE) && mkdir -p $(LIBKQUEUE)
 	for package in $(LIBKQUEUE_PACKAGES); do dpkg -x $$package $(LIBKQUEUE) || exit 1; done
-	test ! -d $(BUILD) || PATH="$(CURDIR)/$(BIN):$$PATH" meson setup --reconfigure $(BUILD)  # a new option
+	test ! -d $(BUILD) || $(WITH_TOOLS) meson setup --reconfigure $(BUILD)  # a new option
 	touch $@
 
 # Debian splits off venv and the headers; root can be helped, others are told.
@@ -50,7 +53,7 @@ $(VENV)/.deps: requirements-dev.txt tools/prepare-machine
 # and what is tested is what a user gets.
 $(VENV)/.built: $(VENV)/.deps $(SOURCES)
 	mkdir -p $(BUILD)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(WITH_TOOLS) $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	    --no-build-isolation --no-deps --force-reinstall \
 	    --config-settings=build-dir=$(BUILD) --config-settings=setup-args=-Dwerror=true $(KQUEUE_ARGS) .
 	touch $@
@@ -110,8 +113,8 @@ $(FREE_THREADED)/.deps: Makefile
 
 $(FREE_THREADED)/.built: $(FREE_THREADED)/.deps $(SOURCES)
 	mkdir -p $(FREE_THREADED)/build
-	PATH="$(CURDIR)/$(FREE_THREADED_BIN):$$PATH" $(FREE_THREADED_BIN)/python -m pip install --quiet \
-	    --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall \
+	$(ALONE) PATH="$(CURDIR)/$(FREE_THREADED_BIN):$$PATH" $(FREE_THREADED_BIN)/python -m pip \
+	    install --quiet --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall \
 	    --config-settings=build-dir=$(FREE_THREADED)/build .
 	touch $@
 
@@ -143,11 +146,11 @@ $(PORTABILITY)/python: $(VENV)/.deps Makefile
 
 $(PORTABILITY)/%/build.ninja: tests/portability/%.ini $(PORTABILITY)/python
 	rm -rf $(@D)
-	PATH="$(CURDIR)/$(BIN):$$PATH" meson setup --cross-file $< -Dbuildtype=plain -Dwerror=true \
+	$(WITH_TOOLS) meson setup --cross-file $< -Dbuildtype=plain -Dwerror=true \
 	    $(@D) >$(@D).log || { cat $(@D).log; exit 1; }
 
 $(PORTABILITY)/%.compiled: $(PORTABILITY)/%/build.ninja tests/portability/of_linux.c $(SOURCES) Makefile
-	PATH="$(CURDIR)/$(BIN):$$PATH" ninja --quiet -C $(PORTABILITY)/$* \
+	$(WITH_TOOLS) ninja --quiet -C $(PORTABILITY)/$* \
 	    $$(cd $(PORTABILITY)/$* && $(CURDIR)/$(BIN)/ninja -t targets all | sed -n 's/\.o: .*/.o/p')
 	! $(ZIG) cc -target x86_64-$* -c -o $(PORTABILITY)/of_linux.o tests/portability/of_linux.c \
 	    2>$(PORTABILITY)/$*.refused
@@ -167,15 +170,15 @@ sanitize-all:
 
 $(SANITIZED)/.built: $(VENV)/.deps $(SOURCES) Makefile
 	mkdir -p $(SANITIZED)
-	PATH="$(CURDIR)/$(BIN):$$PATH" meson setup --reconfigure $(SANITIZED)/meson --prefix=/ \
+	$(WITH_TOOLS) meson setup --reconfigure $(SANITIZED)/meson --prefix=/ \
 	    -Dpython.platlibdir=$(CURDIR)/$(SANITIZED)/site \
 	    -Dpython.purelibdir=$(CURDIR)/$(SANITIZED)/site \
 	    -Dbuildtype=plain -Db_sanitize=address,undefined -Db_lundef=false $(KQUEUE_OPTION) \
 	    -Dc_args="$(SANITIZE_FLAGS) $(EXTRA_CHECKS) $(MODULE_FLAGS)" \
 	    >$(SANITIZED)/setup.log || { cat $(SANITIZED)/setup.log; exit 1; }
-	PATH="$(CURDIR)/$(BIN):$$PATH" ninja --quiet -C $(SANITIZED)/meson
+	$(WITH_TOOLS) ninja --quiet -C $(SANITIZED)/meson
 	rm -rf $(SANITIZED)/site
-	PATH="$(CURDIR)/$(BIN):$$PATH" meson install --quiet --no-rebuild -C $(SANITIZED)/meson
+	$(WITH_TOOLS) meson install --quiet --no-rebuild -C $(SANITIZED)/meson
 	touch $@
 
 C_FOLDERS := $(wildcard src/ferrule/_core/*/)
@@ -214,7 +217,7 @@ $(SANITIZED)/c/%.so: tests/c/%.c $(C_PARTS) Makefile $(VENV)/.deps
 check: build
 	$(BIN)/ruff check $(wildcard src tests bench examples tools)
 	$(BIN)/mypy
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint src
+	$(WITH_TOOLS) $(BIN)/cython-lint src
 
 demo: build
 	$(BIN)/ferrule demo
@@ -236,7 +239,7 @@ $(BENCH_VENV)/.peers: bench/requirements.txt tools/prepare-machine
 
 $(BENCH_VENV)/.ferrule: $(VENV)/.built $(BENCH_VENV)/.peers
 	rm -rf build/wheel
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip wheel --quiet \
+	$(WITH_TOOLS) $(BIN)/python -m pip wheel --quiet \
 	    --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir build/wheel \
 	    --config-settings=build-dir=$(BUILD) --config-settings=setup-args=-Dwerror=true $(KQUEUE_ARGS) .
 	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
