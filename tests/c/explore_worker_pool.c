@@ -177,6 +177,28 @@ static void owner_of_more_than_there_are_tickets(void) {
     reap_all(3);
 }
 
+static void wait_and_reap(void) {
+    explore_wait(&notified);
+    ATOMIC_STORE(&notified, 0, SEQ_CST);
+    reap();
+}
+
+/* Of an operation that was taken back the ticket may come when nobody waits for anything. */
+static bool reaps_only_what_it_waits_for;
+
+static void owner_that_looks_between_two_operations(void) {
+    submit(0, OP_NOP);
+    cancel(0);
+    while (done < 1) wait_and_reap();
+    if (ATOMIC_LOAD(&notified, SEQ_CST)) {
+        ATOMIC_STORE(&notified, 0, SEQ_CST);
+        if (!reaps_only_what_it_waits_for) reap();
+    }
+    submit(1, OP_NOP);
+    while (done < 2) wait_and_reap();
+    pool_dismiss(&pool);
+}
+
 static void worker(void) { pool_main(&pool); }
 
 /* ---- in the end ---- */
@@ -223,7 +245,19 @@ static void what_finds_no_ticket_gets_one_later_or_is_taken_back(void) {
     cancels = 0;
 }
 
+static void the_ticket_of_one_that_was_taken_back_keeps_no_notice_from_the_next(void) {
+    struct exploration given = with(owner_that_looks_between_two_operations, 2);
+    explore_all(&given);
+}
+
 /* ---- planted ---- */
+
+static void explorer_finds_a_notice_after_which_nothing_is_reaped(void) {
+    struct exploration given = with(owner_that_looks_between_two_operations, 2);
+    reaps_only_what_it_waits_for = true;
+    explore_finds(&given, "threads[i].ended");
+    reaps_only_what_it_waits_for = false;
+}
 
 static void explorer_finds_a_ticket_that_is_not_claimed_in_one_step(void) {
     struct exploration given = with(owner_of_two_short_ones, 2);
@@ -242,9 +276,11 @@ static void explorer_finds_a_stack_that_is_not_changed_in_one_step(void) {
 int main(void) {
     RUN(explorer_finds_a_ticket_that_is_not_claimed_in_one_step);
     RUN(explorer_finds_a_stack_that_is_not_changed_in_one_step);
+    RUN(explorer_finds_a_notice_after_which_nothing_is_reaped);
     RUN(two_workers_do_what_is_submitted);
     RUN(one_is_taken_back_or_done);
     RUN(one_that_waits_is_interrupted);
     RUN(what_finds_no_ticket_gets_one_later_or_is_taken_back);
+    RUN(the_ticket_of_one_that_was_taken_back_keeps_no_notice_from_the_next);
     return 0;
 }
