@@ -133,7 +133,7 @@ def ferrule_storm(
                 call(name)
 
         for names in storm:
-            for task in [ferrule.spawn(work, names) for _ in range(TASKS)]:
+            for task in [ferrule.spawn(work, names) for _ in range(options["tasks"])]:
                 task.result()
         return storm.sample()
 
@@ -215,15 +215,25 @@ def asyncio_to_thread(options: dict[str, Any]) -> Sample:
 BENCHMARK = Benchmark(
     name="metadata",
     title="A storm of calls that take paths",
-    measures="Time per call; 64 tasks share a list of 2,000 names in one folder. Ferrule is "
-    "`ferrule.fs`, by io_uring unless another engine is named; all in workers: by threads "
+    measures="Time per call; 64 tasks, or one, share a list of 2,000 names in one folder. Ferrule "
+    "is `ferrule.fs`, by io_uring unless another engine is named; all in workers: by threads "
     "of Ferrule's, as on other engines. CPU is that of all threads, the kernel's for the ring "
     "included. All processors may be used.",
     unit="µs/call",
     higher_is_better=False,
     cases=[
-        Case(name, {"case": name}, None if name in PLAIN else [OWN, IN_WORKERS, EPOLL, THREADS])
-        for name in (STAT, STAT_ELSEWHERE, UNLINK, MKDIR, RENAME, CREATE)
+        *(
+            Case(
+                name,
+                {"case": name, "tasks": TASKS},
+                None if name in PLAIN else [OWN, IN_WORKERS, EPOLL, THREADS],
+            )
+            for name in (STAT, STAT_ELSEWHERE, UNLINK, MKDIR, RENAME, CREATE)
+        ),
+        *(
+            Case(f"{name}, one task", {"case": name, "tasks": 1}, [OWN, IN_WORKERS])
+            for name in (STAT_ELSEWHERE, UNLINK, RENAME)
+        ),
     ],
     peers=PEERS,
     measure=in_child_on_all_cpus,
