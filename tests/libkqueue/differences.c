@@ -52,6 +52,18 @@ static int eventfd_is_not_reported(void) {
     return n == 0;
 }
 
+/* The library's thread opens and closes descriptors, too. */
+static int with_number(int fd, int number) {
+    for (int i = 0; fd != number; i++) {
+        must(i < 1000, "the same number");
+        int other = fcntl(fd, F_DUPFD, number);
+        close(other == number ? fd : other);
+        if (other == number) fd = other;
+        else nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return fd;
+}
+
 /* A kernel forgets a registration when the descriptor is closed. */
 static int registration_outlives_descriptor(void) {
     struct kevent found[4];
@@ -60,7 +72,7 @@ static int registration_outlives_descriptor(void) {
     must(change(first[0], EVFILT_READ, EV_ADD | EV_ONESHOT, 0) == 0, "add");
     close(first[0]);
     must(socketpair(AF_UNIX, SOCK_STREAM, 0, second) == 0, "socketpair");
-    must(second[0] == first[0], "the same number");
+    second[0] = with_number(second[0], first[0]);
     int err = change(second[0], EVFILT_READ, EV_ADD | EV_ONESHOT, 0);
     must(write(second[1], "x", 1) == 1, "write");
     int n = events(found, 4);
