@@ -39,6 +39,7 @@ cdef extern from "mutex.h":
 cdef extern from "attempts.h":
     void attempt_begin(uint32_t *n) noexcept nogil
     void attempt_end(uint32_t *n) noexcept nogil
+    bint attempt_ended(const bint *flag) noexcept nogil
     bint attempts_go_on(uint32_t *n) noexcept nogil
 
 
@@ -364,7 +365,7 @@ cdef class Descriptor:
     # False once closing.  In between no Python code runs.
     cdef inline bint enter(self) noexcept:
         attempt_begin(&self.attempts)
-        if self.fd >= 0 and not self.closing:
+        if not attempt_ended(&self.closing) and self.fd >= 0:
             return True
         attempt_end(&self.attempts)
         return False

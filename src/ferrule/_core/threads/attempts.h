@@ -12,6 +12,8 @@
 #ifdef Py_GIL_DISABLED
 static inline void attempt_begin(uint32_t *n) { __atomic_add_fetch(n, 1, __ATOMIC_SEQ_CST); }
 static inline void attempt_end(uint32_t *n) { __atomic_sub_fetch(n, 1, __ATOMIC_RELEASE); }
+/* Not before the count is there, which a plain load may be on ARM. */
+static inline int attempt_ended(const int *flag) { return __atomic_load_n(flag, __ATOMIC_SEQ_CST); }
 static inline int attempts_go_on(uint32_t *n) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return __atomic_load_n(n, __ATOMIC_ACQUIRE) != 0;
@@ -19,6 +21,7 @@ static inline int attempts_go_on(uint32_t *n) {
 #else
 static inline void attempt_begin(uint32_t *n) { (void)n; }
 static inline void attempt_end(uint32_t *n) { (void)n; }
+static inline int attempt_ended(const int *flag) { return *flag; }
 static inline int attempts_go_on(uint32_t *n) { return (void)n, 0; }
 #endif
 
