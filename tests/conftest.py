@@ -22,6 +22,7 @@ from engine_suite import BY_SOAK, reason_for, why_on_no_engine
 from ferrule._core import backend_uring
 from ferrule._core import ring as ring_core
 from sync_support import STANDARD, World
+from thread_support import os_threads
 
 # `make test-backends` names others than uring; "epoll-2" is epoll with two loop threads.
 CHOSEN = os.environ.get("FERRULE_TEST_BACKENDS")
@@ -162,11 +163,6 @@ def open_fds() -> dict[int, str]:
         except OSError:  # the one that listdir used
             continue
     return found
-
-
-def os_threads() -> set[str]:
-    """Also those that are not Python's: the engine's workers and the kernel's for our rings."""
-    return set(os.listdir("/proc/self/task"))
 
 
 def leaks(fds: dict[int, str], threads: set[str], crews: list[Any]) -> list[str]:

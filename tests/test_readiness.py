@@ -20,6 +20,7 @@ import ferrule.engines
 import ferrule.socket
 from ferrule._core.sockets import SocketCore
 from net_support import drain, fill, settle, tcp_pair, unix_pair
+from thread_support import os_threads
 
 Run = Callable[..., Any]
 
@@ -579,11 +580,8 @@ def test_operations_that_the_ring_does_not_have_go_by_readiness(
         pytest.skip(f"cannot here: {refused}")
     hidden_operations(*opcodes)
 
-    def threads() -> int:
-        return len(os.listdir("/proc/self/task"))
-
     def main() -> None:
-        before = threads()
+        before = len(os_threads())
         with tcp_pair() as (client, server):
             receive = ferrule.spawn(lambda: drain(server, 3_000_000))
             send = ferrule.spawn(client.sendall, bytes(3_000_000))
@@ -591,7 +589,7 @@ def test_operations_that_the_ring_does_not_have_go_by_readiness(
             send.result(5)
             waiting = [ferrule.spawn(server.recv, 10) for _ in range(20)]
             settle()
-            assert threads() - before < 3  # none of them has a thread
+            assert len(os_threads()) - before < 3  # none of them has a thread
             for task in waiting[1:]:
                 task.cancel()
                 task.join(5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 import ferrule
+from thread_support import os_threads
 
 Run = Callable[..., Any]
 
@@ -26,10 +26,6 @@ def run() -> Run:
 @pytest.fixture
 def few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FERRULE_WAITING_THREADS", "2")
-
-
-def threads_now() -> int:
-    return len(os.listdir("/proc/self/task"))
 
 
 def echo(conn: Any) -> None:
@@ -81,7 +77,7 @@ def test_waits_beyond_the_limit_take_no_threads(run: Run) -> None:
         pairs = [ferrule.socket.socketpair() for _ in range(50)]
         readers = [ferrule.spawn(reader.recv, 10) for reader, _ in pairs]
         ferrule.sleep(0.05)
-        threads = threads_now()
+        threads = len(os_threads())
         for number, (_, writer) in enumerate(pairs):
             writer.sendall(b"%d" % number)
         assert [task.result() for task in readers] == [b"%d" % number for number in range(50)]
@@ -90,7 +86,7 @@ def test_waits_beyond_the_limit_take_no_threads(run: Run) -> None:
                 end.close()
         return threads
 
-    before = threads_now()
+    before = len(os_threads())
     assert run(main) - before <= 2
 
 
