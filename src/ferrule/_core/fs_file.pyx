@@ -216,7 +216,7 @@ cdef class File(Handle):
         Parks only the fiber.  When cancelled, the lock is not held.
         """
         if not self.lock_now(shared):
-            self.lock_waiting(LOCK_SH if shared else LOCK_EX)
+            self.done(self.call(OP_FLOCK, LOCK_SH if shared else LOCK_EX, 0, 0, 0))
 
     def try_lock(self, *, bint shared=False):
         """As lock(), but returns False at once where it would wait."""
@@ -261,14 +261,21 @@ cdef class File(Handle):
             self.leave()
         return r
 
-    def lock_waiting(self, int how):
-        cdef int64_t r = self.call(OP_FLOCK, how, 0, 0, 0)
-        if r == 0 and self.closing:
-            # Granted while close() waited for us: another descriptor of the same open file would
-            # keep it.
-            flock(self.fd, LOCK_UN)
-            r = -EBADF
-        self.done(r)
+    cdef int64_t perform(self, Scheduler s, Slot *slot, int64_t deadline,
+                         bint cancellable=True) except? -4096:
+        cdef int64_t r
+        if not self.link(&slot.o, s.running()):
+            return -EBADF
+        try:
+            r = s.perform(slot, deadline, cancellable)
+            if r == 0 and slot.o.kind == OP_FLOCK and self.closing:
+                # Granted while close() waits for us, as it does until the unlink: another
+                # descriptor of the same open file would keep it.
+                flock(self.fd, LOCK_UN)
+                r = -EBADF
+            return r
+        finally:
+            self.unlink(&slot.o)
 
     # -- the ways down --
 
