@@ -32,6 +32,7 @@
 
 #include "operation.h"
 #include "slot_queue.h"
+#include "system_threads.h"
 
 #ifndef POOL_TICKETS
 #define POOL_TICKETS 1024u /* at least as many as threads */
@@ -189,22 +190,11 @@ static inline void pool_count_alive(struct pool *p, int change) {
     pthread_mutex_unlock(&p->mutex);
 }
 
-/* Signals are for the main thread: workers block all but the interrupting one. */
 static inline int pool_spawn(struct pool *p) {
     pthread_t thread;
-    sigset_t all, before;
-    pthread_attr_t attr;
     pool_catch_signal();
     pool_count_alive(p, 1);
-    sigfillset(&all);
-    sigdelset(&all, POOL_SIGNAL);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_attr_init(&attr);
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attr, POOL_STACK);
-    int err = pthread_create(&thread, &attr, pool_main, p);
-    pthread_attr_destroy(&attr);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int err = start_thread(&thread, PTHREAD_CREATE_DETACHED, POOL_STACK, POOL_SIGNAL, pool_main, p);
     if (err) pool_count_alive(p, -1);
     else p->threads++;
     return -err;

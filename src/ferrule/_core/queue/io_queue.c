@@ -27,20 +27,11 @@ static void *worker_main(void *arg) {
     return NULL;
 }
 
-/* Signals are for the main thread: workers block all but the interrupting one. */
 static int start_worker(struct io_queue *q, struct io_worker *w, uint32_t number) {
-    sigset_t all, before;
-    pthread_attr_t attr;
     char name[16];
     w->queue = q;
-    sigfillset(&all);
-    sigdelset(&all, POOL_SIGNAL);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, STACK_SIZE);
-    int err = pthread_create(&w->thread, &attr, worker_main, w);
-    pthread_attr_destroy(&attr);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int err = start_thread(&w->thread, PTHREAD_CREATE_JOINABLE, STACK_SIZE, POOL_SIGNAL, worker_main,
+                           w);
     if (err) return -err;
     snprintf(name, sizeof name, "ferrule-io-%u", number % 1000);
     name_thread(w->thread, name);

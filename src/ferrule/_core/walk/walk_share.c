@@ -1,7 +1,6 @@
 /* Who reads what, and the way of batches to the consumer. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <signal.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -335,20 +334,11 @@ static void *worker_main(void *arg) {
     return NULL;
 }
 
-/* Under the walk's mutex.  Signals are for the program's own threads. */
+/* Under the walk's mutex. */
 int walk_start_worker(struct walk *k) {
     struct walk_worker *w = k->workers[k->started];
     pthread_t thread;
-    pthread_attr_t attr;
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_attr_init(&attr);
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attr, WORKER_STACK);
-    int err = pthread_create(&thread, &attr, worker_main, w);
-    pthread_attr_destroy(&attr);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int err = start_thread(&thread, PTHREAD_CREATE_DETACHED, WORKER_STACK, 0, worker_main, w);
     if (err) return -err;
     name_thread(thread, "ferrule-walk");
     ATOMIC_ADD(&k->refs, 1, RELAXED);
