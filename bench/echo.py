@@ -298,6 +298,7 @@ BENCHMARK = Benchmark(
     ],
     peers=PEERS,
     measure=measure,
+    together=True,
     targets=[
         Target("64 B, 64 connections", "C epoll", at_least=0.75),
         Target("64 B, 64 connections", "uvloop Protocol", at_least=1.2),

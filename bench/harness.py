@@ -7,6 +7,7 @@ sample is taken in a fresh process, so no peer inherits another's heap, threads 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -21,6 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from .processors import Processors
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / "build" / "bench"
@@ -87,6 +90,7 @@ class Benchmark:
     targets: Sequence[Target] = ()
     columns: Sequence[Column] = ()
     prepare: Callable[[], None] = lambda: None
+    together: bool = False  # counts only while the host has both processors on one cache
     axis: str = ""  # what its cases' option "x" counts; they are drawn as points of lines then
 
 
@@ -233,8 +237,8 @@ def compiled(source: str, *headers: Path) -> Path:
     program = SCRATCH / path.stem
     changed = max(file.stat().st_mtime for file in (path, *headers))
     if not program.exists() or program.stat().st_mtime < changed:
-        command = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(path)]
-        subprocess.run(command, check=True)
+        flags = ["-O2", "-pthread", "-Wall", "-Wextra", "-Werror"]
+        subprocess.run(["cc", *flags, "-o", str(program), str(path)], check=True)
     return program
 
 
@@ -363,7 +367,7 @@ def take_sample(
     if row.given_up():
         return
     try:
-        sample = benchmark.measure(benchmark, case, row.peer, settings)
+        sample = measure_sample(benchmark, case, row.peer, settings)
         row.samples.append(sample)
         outcome = f"{sample['value']:.6g} {benchmark.unit}"
     except Unavailable as error:
@@ -375,6 +379,23 @@ def take_sample(
         outcome = f"FAILED: {row.errors[-1]}"
     where = f"{benchmark.name} [{number + 1}/{settings.rounds}] {case.name}, {row.peer}"
     print(f"{where}: {outcome}", file=sys.stderr, flush=True)
+
+
+def measure_sample(benchmark: Benchmark, case: Case, peer: str, settings: Settings) -> Sample:
+    """Take one sample, with the processors together where that matters."""
+
+    def take() -> Sample:
+        return benchmark.measure(benchmark, case, peer, settings)
+
+    if not benchmark.together or SERVER_CPU == CLIENT_CPU:
+        return take()
+    return both_processors().sample_together(take)
+
+
+@functools.cache
+def both_processors() -> Processors:
+    """Return the two that benchmarks run on."""
+    return Processors(str(compiled("processors_apart.c")), SERVER_CPU, CLIENT_CPU)
 
 
 # --- verdicts -------------------------------------------------------------------------------------

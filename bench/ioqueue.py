@@ -166,6 +166,7 @@ BENCHMARK = Benchmark(
     ],
     peers=PEERS,
     measure=measure,
+    together=True,
     prepare=prepare,
     targets=[
         Target(READ_WARM, LOOP, at_least=1.3, subject=TWO),

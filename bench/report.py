@@ -240,8 +240,18 @@ def conditions(found: Document) -> str:
         f"{warning}{found['rounds']} rounds, {where['date']}, commit {where['commit']}, "
         f"{where['python']}, Linux {where['kernel']}, {where['cpus']} × {where['processor']}; "
         f"other programs used {weather['others_percent']:g} % of the machine, "
-        f"its host {weather['stolen_percent']:g} %."
+        f"its host {weather['stolen_percent']:g} %.{distance(found)}"
     )
+
+
+def distance(found: Document) -> str:
+    """Say how far apart the two processors were, where it was looked at."""
+    samples = [sample for row in found["rows"] for sample in row["samples"]]
+    apart = sorted(sample["apart_ns"] for sample in samples if "apart_ns" in sample)
+    if not apart:
+        return ""
+    return (f" A cache line took {apart[0]:.0f} to {apart[-1]:.0f} ns (median "
+            f"{apart[len(apart) // 2]:.0f}) from one processor to the other and back.")  # fmt: skip
 
 
 def section(found: Document) -> str:

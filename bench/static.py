@@ -148,6 +148,7 @@ BENCHMARK = Benchmark(
     cases=[Case(CASE)],
     peers=PEERS,
     measure=measure,
+    together=True,
     prepare=prepare,
     targets=[
         Target(CASE, "aiohttp static on uvloop", at_least=2),

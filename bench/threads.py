@@ -184,6 +184,7 @@ BENCHMARK = Benchmark(
     ],
     peers=PEERS,
     measure=measure,
+    together=True,
     targets=[
         Target(WORK, ONE, at_least=1.6, subject=TWO),
         Target(HOP, "two OS threads", at_most=3, subject=TWO),

@@ -82,6 +82,7 @@ BENCHMARK = Benchmark(
     cases=[Case(f"{BYTES} B, {CONNECTIONS} connections")],
     peers=PEERS,
     measure=measure,
+    together=True,
     columns=[
         Column("cpu_us", "CPU µs/request"),
         Column("p50_us", "p50 µs"),

@@ -54,6 +54,7 @@ BENCHMARK = Benchmark(
     cases=[Case(NAMES, peers=OF_NAMES), Case(SIZES, peers=OF_SIZES)],
     peers=PEERS,
     measure=measure,
+    together=True,
     prepare=walk_trees.check_usr,
     targets=[
         Target(NAMES, "os.walk", at_least=2.6, subject=ONE),

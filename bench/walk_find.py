@@ -96,6 +96,7 @@ BENCHMARK = Benchmark(
     cases=[Case(WALK), Case(START)],
     peers=dict(PEERS),
     measure=measure,
+    together=True,
     prepare=check_usr,
     targets=[
         Target(WALK, "bfs -j1", at_least=0.9),

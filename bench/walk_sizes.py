@@ -58,6 +58,7 @@ BENCHMARK = Benchmark(
     cases=[Case(f"{size:,} entries", {"x": size}) for size in SIZES],
     peers=PEERS,
     measure=measure,
+    together=True,
     prepare=prepare,
     columns=[Column("cpu_us", "CPU µs/entry")],
     axis="entries in the tree",

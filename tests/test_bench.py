@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench import report
+from bench import processors, report
 from bench.harness import (
     Benchmark,
     Case,
@@ -18,6 +18,7 @@ from bench.harness import (
     run_benchmark,
     verdict,
 )
+from bench.processors import TRIES, Processors
 
 FIGURES = {"Ferrule": [10.0, 30.0, 20.0], "peer": [40.0, 20.0, 40.0]}
 
@@ -138,3 +139,73 @@ def test_a_verdict_of_a_doubtful_run_says_so(others: float, quick: bool, mark: s
     found = report.document(which, rows_of(which), Settings(3, quick), weather)
     assert report.targets_table([found]).endswith(mark)
     assert report.conditions(found).startswith("**") is (mark != "pass |")
+
+
+# ---- where the host puts the processors ----
+
+
+class Moved(Processors):
+    """Processors that are so far apart, one time after the other, and then as the last time."""
+
+    def __init__(self, *apart_ns: float) -> None:
+        super().__init__("", 0, 1)
+        self.apart = list(apart_ns)
+
+    def apart_ns(self) -> float:
+        return self.apart.pop(0) if len(self.apart) > 1 else self.apart[0]
+
+
+def take_from(processors: Processors) -> tuple[dict[str, Any], int]:
+    """Return the sample that counted, and how many were taken."""
+    taken: list[dict[str, Any]] = []
+
+    def take() -> dict[str, Any]:
+        taken.append({"value": len(taken)})
+        return taken[-1]
+
+    return processors.sample_together(take), len(taken)
+
+
+@pytest.fixture
+def in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processors, "PAUSE_S", 0)
+    monkeypatch.setattr(processors, "SEARCH_S", 0.05)
+    monkeypatch.setattr(processors, "WAIT_S", 0.05)
+
+
+@pytest.mark.usefixtures("in_no_time")
+def test_a_sample_waits_until_the_processors_are_together() -> None:
+    assert take_from(Moved(340, 340, 52, 55)) == ({"value": 0, "apart_ns": 55}, 1)
+
+
+@pytest.mark.usefixtures("in_no_time")
+def test_a_sample_during_which_the_processors_were_moved_is_taken_again() -> None:
+    assert take_from(Moved(52, 340, 340, 52, 55)) == ({"value": 1, "apart_ns": 55}, 2)
+
+
+@pytest.mark.usefixtures("in_no_time")
+def test_processors_that_do_not_stay_together_end_the_trying() -> None:
+    sample, taken = take_from(Moved(52, 340))
+    assert taken == TRIES
+    assert sample["apart_ns"] == 340
+
+
+@pytest.mark.usefixtures("in_no_time")
+def test_processors_that_are_never_nearer_count_as_together() -> None:
+    assert take_from(Moved(340, 355)) == ({"value": 0, "apart_ns": 355}, 1)
+
+
+def test_a_benchmarks_conditions_tell_how_far_apart_its_processors_were() -> None:
+    which = benchmark()
+    rows = rows_of(which)
+    for number, row in enumerate(rows):
+        for sample in row.samples:
+            sample["apart_ns"] = 50.0 + number
+    found = report.document(
+        which, rows, Settings(3), {"others_percent": 0.0, "stolen_percent": 0.0}
+    )
+    assert "took 50 to 51 ns (median 51)" in report.conditions(found)
+    for row in rows:
+        for sample in row.samples:
+            del sample["apart_ns"]
+    assert "ns (median" not in report.conditions(found)
