@@ -192,22 +192,22 @@ def test_a_directory_that_hangs_does_not_stop_the_rest(tree: Path) -> None:
 
 
 def test_what_a_lone_worker_that_hangs_has_found_is_given(tree: Path) -> None:
-    walk = fault(ferrule.walk(tree, threads=1, timeout=0.5), "open", nth=2, delay=1.2)
+    walk = fault(ferrule.walk(tree, threads=1, timeout=1), "open", nth=2, delay=2.5)
     begun = time.monotonic()
     with walk:
         found = sorted(next(walk).name for _ in range(8))
-        assert time.monotonic() - begun < 0.5
+        assert time.monotonic() - begun < 1
         with pytest.raises(TimeoutError):
             next(walk)
     assert found == [f"dir{i}" for i in range(8)]
 
 
 def test_a_timeout_ends_the_wait_and_the_walk_may_go_on(tree: Path) -> None:
-    walk = fault(ferrule.walk(tree, threads=1, timeout=0.1), "read", name=b"top", delay=0.5)
+    walk = fault(ferrule.walk(tree, threads=1, timeout=0.1), "read", name=b"top", delay=2)
     begun = time.monotonic()
     with pytest.raises(TimeoutError):
         next(walk)
-    assert 0.05 < time.monotonic() - begun < 0.4
+    assert 0.05 < time.monotonic() - begun < 1.9
     found = []
     while True:
         try:
@@ -224,14 +224,14 @@ def test_in_a_fiber_a_time_limit_ends_the_wait(run: Callable[..., Any], tree: Pa
         begun = time.monotonic()
         with (
             ferrule.move_on_after(0.1) as scope,
-            fault(ferrule.walk(tree), "open", name=b"top", delay=0.6) as walk,
+            fault(ferrule.walk(tree), "open", name=b"top", delay=2) as walk,
         ):
             next(walk)
         return scope.cancelled_caught, time.monotonic() - begun
 
     caught, took = run(main)
     assert caught
-    assert took < 0.5
+    assert took < 1.9
 
 
 # ---- in fibers ----

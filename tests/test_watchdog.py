@@ -305,7 +305,7 @@ def test_a_watchdog_that_is_asking_can_be_stopped_from_the_loop(run: Run) -> Non
             with watchdog(limit=0.001, stuck=0.001):
                 time.sleep(0.01)  # it asks this loop, which will not answer
                 started = time.monotonic()
-            assert time.monotonic() - started < 0.5
+            assert time.monotonic() - started < 1.9
 
     run(main)
 
