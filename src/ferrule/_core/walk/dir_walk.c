@@ -216,7 +216,6 @@ static int make_workers(struct walk *k) {
         k->workers[k->worker_count] = worker_new(k, k->worker_count);
         if (!k->workers[k->worker_count]) return -ENOMEM;
     }
-    k->idle = k->config.threads;
     k->max_open = k->config.max_fds / count;
     if (k->max_open < 1) k->max_open = 1;
     return 0;

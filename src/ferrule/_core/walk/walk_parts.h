@@ -85,7 +85,6 @@ struct walk {
     uint32_t out_of_memory;    /* atomic */
     uint32_t taking;           /* atomic: without threads, somebody uses the worker */
     uint32_t prunes;           /* atomic: how often the consumer pruned */
-    uint32_t idle;             /* atomic: workers that look for work, or could be started */
     uint64_t pending;          /* atomic: directories found, and not read to the end */
     uint64_t kept;             /* atomic: breadth first, these and those above them */
     uint32_t max_kept;

@@ -14,7 +14,7 @@
 static void queue_append(struct walk_node **head, struct walk_node **tail, struct walk_node *n) {
     n->next = NULL;
     if (*head) (*tail)->next = n;
-    else *head = n;
+    else ATOMIC_STORE(head, n, RELAXED); /* see worker_share */
     *tail = n;
 }
 
@@ -23,7 +23,7 @@ static struct walk_node *pool_take(struct walk_worker *w) {
     struct walk *k = w->walk;
     struct walk_node *n = k->pool;
     if (!n) return NULL;
-    k->pool = n->next;
+    ATOMIC_STORE(&k->pool, n->next, RELAXED);
     n->next = NULL;
     k->busy += !w->is_busy;
     w->is_busy = 1;
@@ -112,7 +112,7 @@ static void hand_in_deeper(struct walk_worker *w) {
 }
 
 static void begin_deeper(struct walk *k) {
-    k->pool = k->deeper;
+    ATOMIC_STORE(&k->pool, k->deeper, RELAXED);
     k->pool_end = k->deeper_end;
     k->deeper = NULL;
 }
@@ -178,10 +178,8 @@ static void flush(struct walk_worker *w) {
 
 /* There is work in the pool. */
 static void call_workers(struct walk *k) {
-    if (k->started < k->worker_count && walk_start_worker(k) < 0) {
-        ATOMIC_SUB(&k->idle, k->worker_count - k->started, RELAXED);
+    if (k->started < k->worker_count && walk_start_worker(k) < 0)
         k->worker_count = k->started; /* the others go on alone */
-    }
     pthread_cond_broadcast(&k->work);
 }
 
@@ -193,10 +191,11 @@ static void give_away(struct walk_worker *w, uint32_t count) {
     call_workers(k);
 }
 
+/* So that there is always something in the pool, and nobody sleeps until it is. */
 void worker_share(struct walk_worker *w) {
     struct walk *k = w->walk;
     uint32_t count = w->stack_top - w->stack_base;
-    if (!k->config.threads || ATOMIC_LOAD(&k->idle, RELAXED) == 0 || count < 2) return;
+    if (k->config.threads < 2 || count < 2 || ATOMIC_LOAD(&k->pool, RELAXED)) return;
     if (k->config.order != ORDER_ANY) return;
     pthread_mutex_lock(&k->mutex);
     if (!k->pool) {
@@ -258,15 +257,24 @@ static int is_over(struct walk *k) {
     return ATOMIC_LOAD(&k->pending, ACQUIRE) == 0 || ATOMIC_LOAD(&k->stopping, RELAXED);
 }
 
+static struct walk_node *take_work(struct walk_worker *w) {
+    struct walk *k = w->walk;
+    if (k->config.order != ORDER_ANY) return NULL;
+    pthread_mutex_lock(&k->mutex);
+    struct walk_node *n = is_over(k) ? NULL : pool_take(w);
+    pthread_mutex_unlock(&k->mutex);
+    return n;
+}
+
 /* A directory to read, or NULL: the walk is over. */
 static struct walk_node *await_work(struct walk_worker *w) {
     struct walk *k = w->walk;
-    struct walk_node *n = NULL;
+    struct walk_node *n = take_work(w);
+    if (n) return n;
     flush(w);
     pthread_mutex_unlock(&w->mutex);
     pthread_mutex_lock(&k->mutex);
     leave_level(w);
-    ATOMIC_ADD(&k->idle, 1, RELAXED);
     while (!is_over(k) && !(n = pool_take(w))) {
         struct timespec until;
         walk_deadline(STUCK_NS, &until);
@@ -276,7 +284,6 @@ static struct walk_node *await_work(struct walk_worker *w) {
         walk_rescue(k);
         pthread_mutex_lock(&k->mutex);
     }
-    ATOMIC_SUB(&k->idle, 1, RELAXED);
     if (!n) pthread_cond_broadcast(&k->work);
     pthread_mutex_unlock(&k->mutex);
     pthread_mutex_lock(&w->mutex);
@@ -342,7 +349,6 @@ int walk_start_worker(struct walk *k) {
     if (err) return -err;
     name_thread(thread, "ferrule-walk");
     ATOMIC_ADD(&k->refs, 1, RELAXED);
-    ATOMIC_SUB(&k->idle, 1, RELAXED);
     /* From its first step: what it takes from the pool then is of the depth that is being read. */
     w->is_busy = 1;
     k->busy++;
