@@ -3,6 +3,7 @@
  *
  * The slot queue, which has an exploration of its own, is one of as many slots as are ever needed.
  */
+#define _GNU_SOURCE
 #include "explore.h"
 
 #include <pthread.h>
