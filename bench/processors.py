@@ -30,13 +30,17 @@ class Processors:
         """Return how long a cache line takes there and back now."""
         return float(subprocess.run(self.command, capture_output=True, check=True).stdout)
 
-    def wait_until_together(self) -> None:
-        """Return when they are as near to each other as they come, or after a while."""
+    def wait_until_together(self) -> float:
+        """Wait until they are as near to each other as they come, but not for ever.
+
+        Return the most nanoseconds that count as together.
+        """
         if self.limit_ns is None:
             nearest = self._search(TOGETHER_NS, SEARCH_S)
             self.limit_ns = max(TOGETHER_NS, 1.5 * nearest)
         else:
             self._search(self.limit_ns, WAIT_S)
+        return self.limit_ns
 
     def _search(self, wanted_ns: float, seconds: float) -> float:
         until = time.monotonic() + seconds
@@ -52,9 +56,9 @@ class Processors:
         After some tries it counts all the same; its "apart_ns" tells.
         """
         for _ in range(TRIES):
-            self.wait_until_together()
+            limit_ns = self.wait_until_together()
             sample = take()
             sample["apart_ns"] = self.apart_ns()
-            if self.limit_ns is not None and sample["apart_ns"] <= self.limit_ns:
+            if sample["apart_ns"] <= limit_ns:
                 break
         return sample
