@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,28 @@ def test_closing_ends_a_wait_with_EBADF_and_leaves_no_lock(run: Run, path: Path)
             one.unlock()
             assert not is_locked(path)
             os.close(other_descriptor)
+
+    run(main)
+
+
+@pytest.mark.one_thread("nobody is to be told of the lock before the close")
+def test_a_lock_that_is_granted_as_the_file_is_closed_is_given_up(run: Run, path: Path) -> None:
+    holder = os.open(path, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+
+    def main() -> None:
+        file = opened(path)
+        other_descriptor = os.dup(file.fileno())  # of the same open file: it would keep the lock
+        waiting = ferrule.spawn(file.lock)
+        ferrule.sleep(0.02)
+        os.close(holder)
+        time.sleep(0.05)  # it is granted, and the loop has not seen it
+        file.close()
+        with pytest.raises(OSError) as caught:
+            waiting.result()
+        assert caught.value.errno == errno.EBADF
+        assert not is_locked(path)
+        os.close(other_descriptor)
 
     run(main)
 
